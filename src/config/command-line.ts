@@ -1,0 +1,133 @@
+import type { Option, OptionTable, OptionValues } from './option-table.js';
+import { fromEnvironment, readSettings } from './read-settings.js';
+import { RESERVED_KEYS, withoutKeys } from './render-options.js';
+import { scanArguments, splitArgument } from './scan-arguments.js';
+import { API_KEY_FILE_ROW, OWN_ROWS, ROUTER_ROWS, type Settings } from './settings.js';
+import { StartOptions } from './start-options.js';
+
+/** What a command line means for `llama-supervisor start`. */
+export interface CommandLine {
+  readonly settings: Settings;
+  /** The base of every model's options: from the command line alone, without what is the router's own. */
+  readonly childOptions: OptionValues;
+  /** Nothing is wrong, but each is worth a line in the log. */
+  readonly warnings: readonly string[];
+  /** A model is named, by an option or its environment variable: the binary serves it itself, nothing is routed. */
+  readonly directModel: boolean;
+  /** The binary is only asked something (`--version`, `--list-devices`...). */
+  readonly directQuery: boolean;
+  /** The arguments without our own options, in the form the binary reads: for running it in our place. */
+  readonly nativeArgs: readonly string[];
+}
+
+/** The command line or the environment is wrong. The message lists every problem, one per line. */
+export class CommandLineError extends Error {
+  override readonly name = 'CommandLineError';
+  readonly problems: readonly string[];
+
+  constructor(problems: readonly string[]) {
+    super(problems.join('\n'));
+    this.problems = problems;
+  }
+}
+
+/** With one of these there is nothing to route (tools/server/server.cpp); a model *URL* does not count there. */
+const MODEL_OPTIONS = ['--model', '--hf-repo', '--docker-repo'];
+
+/** These make the binary print something and exit. */
+const QUERY_OPTIONS = ['--help', '--version', '--list-devices', '--cache-list', '--completion-bash'];
+
+/** True of one model only, so that all cannot inherit it; host and port are given to each child anew. */
+const KEYS_OF_ONE_CHILD = ['model', 'mmproj', 'alias', 'hf-repo', 'host', 'port'];
+
+/** Options that are neither inherited nor obeyed, and what to do instead. */
+const DROPPED_WITH_ADVICE: ReadonlyMap<string, string> = new Map([
+  ['log-file', 'redirect the output of llama-supervisor instead'],
+  ['mmproj', 'set it in the section of its model in the --models-preset file'],
+  ['alias', 'set it in the section of its model in the --models-preset file'],
+]);
+
+/**
+ * Reads the arguments after `start`, and the environment for the settings they leave open. Every option of ours
+ * and of the installed binary is accepted in any of its spellings, also as `--name=value`; of a repeated one the
+ * last counts, except that API keys add up. Reads the key file, if one is named.
+ * @throws CommandLineError with everything that is wrong.
+ */
+export function parseCommandLine(
+  args: readonly string[],
+  table: OptionTable,
+  env: NodeJS.ProcessEnv,
+): CommandLine {
+  const options = new StartOptions(table);
+  const scanned = scanArguments(args, options);
+  const { settings, problems } = readSettings(scanned.given, options, env);
+  if (scanned.problems.length + problems.length > 0) {
+    throw new CommandLineError([...scanned.problems, ...problems]);
+  }
+
+  const native: OptionValues = new Map(
+    [...scanned.given]
+      .filter(([option]) => options.isNative(option))
+      .map(([option, texts]) => [option, texts.at(-1) ?? '']),
+  );
+  return {
+    settings,
+    childOptions: childOptionsFrom(native, table, settings),
+    warnings: warningsAbout(scanned.given, options),
+    directModel: namesModel(native, table, env),
+    directQuery: QUERY_OPTIONS.some((name) => isSwitchedOn(native, table.find(name)?.option)),
+    nativeArgs: scanned.nativeArgs,
+  };
+}
+
+/** The value of `--llama-server` in arguments that cannot be parsed yet: that takes the binary's own table. */
+export function scanForBinary(args: readonly string[]): string | undefined {
+  const found = args.flatMap((arg, index) => {
+    const { name, inline } = splitArgument(arg);
+    return name === OWN_ROWS.llamaServer.name ? [inline ?? args[index + 1]] : [];
+  });
+  return found.at(-1);
+}
+
+function childOptionsFrom(native: OptionValues, table: OptionTable, settings: Settings): OptionValues {
+  const inherited = new Map(withoutKeys(native, new Set([...RESERVED_KEYS, ...KEYS_OF_ONE_CHILD])));
+  const timeout = table.find(ROUTER_ROWS.timeoutMs.name)?.option;
+  // To a child 0 means "at once", which would break every request, and a negative number means "none"
+  // (https://github.com/ggml-org/llama.cpp/issues/25396). The environment reaches it too, hence for both.
+  if (settings.timeoutMs === 0 && timeout !== undefined) inherited.set(timeout, '-1');
+  return inherited;
+}
+
+function warningsAbout(given: ReadonlyMap<Option, readonly string[]>, options: StartOptions): string[] {
+  const addUp = new Set([ROUTER_ROWS.apiKeys, API_KEY_FILE_ROW].map((row) => options.optionOf(row)));
+  return [...given].flatMap(([option, texts]) => {
+    const name = option.positive.at(-1) ?? option.firstName;
+    const advice = options.isNative(option) ? DROPPED_WITH_ADVICE.get(option.key) : undefined;
+    return [
+      ...(texts.length > 1 && !addUp.has(option)
+        ? [`${name} is given ${texts.length} times: the last one counts`]
+        : []),
+      ...(advice === undefined ? [] : [`${name} is not passed on to the models: ${advice}`]),
+    ];
+  });
+}
+
+function namesModel(native: OptionValues, table: OptionTable, env: NodeJS.ProcessEnv): boolean {
+  const named = MODEL_OPTIONS.some((name) => {
+    const option = table.find(name)?.option;
+    if (option === undefined) return false;
+    return (native.get(option) ?? fromEnvironment(option, env)?.text ?? '') !== '';
+  });
+  return (
+    named || [...native.keys()].some((option) => isModelShortcut(option) && isSwitchedOn(native, option))
+  );
+}
+
+/** Switches such as `--gpt-oss-20b-default` stand for a repository; only their description tells them apart. */
+function isModelShortcut({ valueCount, description }: Option): boolean {
+  return valueCount === 0 && description.includes('can download weights');
+}
+
+function isSwitchedOn(native: OptionValues, option: Option | undefined): boolean {
+  return option !== undefined && native.get(option) === '1';
+}

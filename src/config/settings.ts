@@ -1,0 +1,244 @@
+import {
+  bytes,
+  choice,
+  commaSeparated,
+  flag,
+  integer,
+  nativeTimeout,
+  optionalPath,
+  pathPrefix,
+  seconds,
+  text,
+  type Kind,
+} from './setting-kinds.js';
+
+/** Everything `llama-supervisor start` is told, read and checked. */
+export interface Settings {
+  readonly host: string;
+  /** 0 = any free port. */
+  readonly port: number;
+  readonly modelsDir: string | undefined;
+  readonly modelsPreset: string | undefined;
+  /** 0 = unlimited. */
+  readonly modelsMax: number;
+  readonly modelsAutoload: boolean;
+  /** How long a connection may be silent; 0 = no limit. */
+  readonly timeoutMs: number;
+  /** From `--api-key` and `--api-key-file`; empty = no key is asked for. */
+  readonly apiKeys: readonly string[];
+  /** Either both TLS files or neither. */
+  readonly sslKeyFile: string | undefined;
+  readonly sslCertFile: string | undefined;
+  /** Empty, or a path with a leading and without a trailing slash. */
+  readonly apiPrefix: string;
+  readonly llamaServer: string | undefined;
+  readonly demo: boolean;
+  readonly queueMax: number;
+  readonly queueTimeoutMs: number;
+  readonly loadTimeoutMs: number;
+  readonly fairAfterMs: number;
+  readonly drainTimeoutMs: number;
+  readonly bodyMaxBytes: number;
+  readonly bodyMemoryMaxBytes: number;
+  readonly logLevel: string;
+  readonly logFormat: 'auto' | 'json' | 'text';
+}
+
+/** How one setting is given. */
+export interface SettingRow<T> {
+  readonly name: `--${string}`;
+  readonly env: string;
+  readonly kind: Kind<T>;
+  /** The default, as a person would write it. */
+  readonly initial: string;
+  /** One line. */
+  readonly help: string;
+}
+
+type RouterField =
+  | 'host'
+  | 'port'
+  | 'modelsDir'
+  | 'modelsPreset'
+  | 'modelsMax'
+  | 'modelsAutoload'
+  | 'timeoutMs'
+  | 'apiKeys'
+  | 'sslKeyFile'
+  | 'sslCertFile'
+  | 'apiPrefix';
+type OwnField = Exclude<keyof Settings, RouterField>;
+
+/**
+ * Options of `llama-server` that the router itself obeys. The installed binary's own table says how they are
+ * spelled; the names here serve a binary that does not list one.
+ */
+export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings[Field]> } = {
+  host: {
+    name: '--host',
+    env: 'LLAMA_ARG_HOST',
+    kind: text('HOST'),
+    initial: '127.0.0.1',
+    help: 'Address to listen on.',
+  },
+  port: {
+    name: '--port',
+    env: 'LLAMA_ARG_PORT',
+    kind: integer({ min: 0, max: 65535, note: '0 = any free port', placeholder: 'PORT' }),
+    initial: '8080',
+    help: 'Port to listen on; 0 takes any free one.',
+  },
+  modelsDir: {
+    name: '--models-dir',
+    env: 'LLAMA_ARG_MODELS_DIR',
+    kind: optionalPath,
+    initial: '',
+    help: 'Directory of GGUF files to serve, besides the Hugging Face cache.',
+  },
+  modelsPreset: {
+    name: '--models-preset',
+    env: 'LLAMA_ARG_MODELS_PRESET',
+    kind: optionalPath,
+    initial: '',
+    help: 'INI file with a section of options for each model.',
+  },
+  modelsMax: {
+    name: '--models-max',
+    env: 'LLAMA_ARG_MODELS_MAX',
+    kind: integer({ min: 0, note: '0 = unlimited' }),
+    initial: '4',
+    help: 'How many models are loaded at once; 0 = unlimited.',
+  },
+  modelsAutoload: {
+    name: '--models-autoload',
+    env: 'LLAMA_ARG_MODELS_AUTOLOAD',
+    kind: flag,
+    initial: 'on',
+    help: 'Load a model on the first request for it; --no-models-autoload: only when told to.',
+  },
+  timeoutMs: {
+    name: '--timeout',
+    env: 'LLAMA_ARG_TIMEOUT',
+    kind: nativeTimeout,
+    initial: '3600',
+    help: 'How long a connection may be silent; 0 = no limit.',
+  },
+  apiKeys: {
+    name: '--api-key',
+    env: 'LLAMA_API_KEY',
+    kind: commaSeparated,
+    initial: '',
+    help: 'Keys that clients must send, one of them each.',
+  },
+  sslKeyFile: {
+    name: '--ssl-key-file',
+    env: 'LLAMA_ARG_SSL_KEY_FILE',
+    kind: optionalPath,
+    initial: '',
+    help: 'Private key for HTTPS (PEM); needs --ssl-cert-file.',
+  },
+  sslCertFile: {
+    name: '--ssl-cert-file',
+    env: 'LLAMA_ARG_SSL_CERT_FILE',
+    kind: optionalPath,
+    initial: '',
+    help: 'Certificate for HTTPS (PEM); needs --ssl-key-file.',
+  },
+  apiPrefix: {
+    name: '--api-prefix',
+    env: 'LLAMA_ARG_API_PREFIX',
+    kind: pathPrefix,
+    initial: '',
+    help: 'Path under which everything is served, such as /llama.',
+  },
+};
+
+/** More keys, one per line; `#` begins a comment line. Its keys end up in `apiKeys`. */
+export const API_KEY_FILE_ROW: SettingRow<string | undefined> = {
+  name: '--api-key-file',
+  env: 'LLAMA_ARG_API_KEY_FILE',
+  kind: optionalPath,
+  initial: '',
+  help: 'File with more such keys, one per line; # begins a comment line.',
+};
+
+/** Options of llama-supervisor itself. */
+export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field]> } = {
+  llamaServer: {
+    name: '--llama-server',
+    env: 'LLAMA_SERVER_BIN',
+    kind: optionalPath,
+    initial: '',
+    help: 'The llama-server to run; by default the one of ./build-llama.sh, else the one on PATH.',
+  },
+  demo: {
+    name: '--demo',
+    env: 'LLAMA_SUPERVISOR_DEMO',
+    kind: flag,
+    initial: 'off',
+    help: 'Also serve the small demo models.',
+  },
+  queueMax: {
+    name: '--queue-max',
+    env: 'LLAMA_SUPERVISOR_QUEUE_MAX',
+    kind: integer({ min: 0, note: '0 = nobody waits' }),
+    initial: '1024',
+    help: 'How many requests may wait for a model; more are refused with 429.',
+  },
+  queueTimeoutMs: {
+    name: '--queue-timeout',
+    env: 'LLAMA_SUPERVISOR_QUEUE_TIMEOUT',
+    kind: seconds({ orZero: false }),
+    initial: '600',
+    help: 'How long a request may wait for a model before it is refused with 503.',
+  },
+  loadTimeoutMs: {
+    name: '--load-timeout',
+    env: 'LLAMA_SUPERVISOR_LOAD_TIMEOUT',
+    kind: seconds({ orZero: false }),
+    initial: '600',
+    help: 'How long a model may take to load before it is stopped and failed.',
+  },
+  fairAfterMs: {
+    name: '--fair-after',
+    env: 'LLAMA_SUPERVISOR_FAIR_AFTER',
+    kind: seconds({ orZero: true }),
+    initial: '30',
+    help: 'How long traffic to loaded models may hold up a request for another one.',
+  },
+  drainTimeoutMs: {
+    name: '--drain-timeout',
+    env: 'LLAMA_SUPERVISOR_DRAIN_TIMEOUT',
+    kind: seconds({ orZero: true }),
+    initial: '60',
+    help: 'How long running requests may go on after a stop signal; 0 = not at all.',
+  },
+  bodyMaxBytes: {
+    name: '--body-max',
+    env: 'LLAMA_SUPERVISOR_BODY_MAX',
+    kind: bytes,
+    initial: '100MiB',
+    help: 'Largest request body; larger ones are refused with 413.',
+  },
+  bodyMemoryMaxBytes: {
+    name: '--body-memory-max',
+    env: 'LLAMA_SUPERVISOR_BODY_MEMORY_MAX',
+    kind: bytes,
+    initial: '1GiB',
+    help: 'Memory for all request bodies together.',
+  },
+  logLevel: {
+    name: '--log-level',
+    env: 'LLAMA_SUPERVISOR_LOG_LEVEL',
+    kind: choice('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'),
+    initial: 'info',
+    help: 'What is logged: this level and all above it.',
+  },
+  logFormat: {
+    name: '--log-format',
+    env: 'LLAMA_SUPERVISOR_LOG_FORMAT',
+    kind: choice('auto', 'json', 'text'),
+    initial: 'auto',
+    help: 'auto is text on a terminal and JSON elsewhere.',
+  },
+};

@@ -1,0 +1,50 @@
+/**
+ * What happens to models, said once: the log, the counters and (through the API) clients listen here.
+ * A listener runs synchronously and must be quick; one that throws is dropped from that delivery only.
+ */
+
+export type SupervisorEvent =
+  | { readonly type: 'model.queued'; readonly model: string; readonly position: number }
+  | { readonly type: 'model.loading'; readonly model: string; readonly pid: number; readonly port: number }
+  | { readonly type: 'model.progress'; readonly model: string; readonly progress: unknown }
+  | { readonly type: 'model.loaded'; readonly model: string; readonly loadMs: number; readonly info: unknown }
+  | { readonly type: 'model.sleeping'; readonly model: string }
+  | { readonly type: 'model.waking'; readonly model: string; readonly progress: unknown }
+  | { readonly type: 'model.awake'; readonly model: string }
+  | { readonly type: 'model.stopping'; readonly model: string; readonly reason: string }
+  | {
+      readonly type: 'model.unloaded';
+      readonly model: string;
+      readonly reason: string;
+      readonly failed: boolean;
+      /** Exit code as the native router reports it: any signal death is 1. */
+      readonly exitCode: number;
+      readonly lastLines: readonly string[];
+    };
+
+export type EventListener = (event: SupervisorEvent) => void;
+
+export class EventBus {
+  readonly #listeners = new Set<EventListener>();
+  readonly #onListenerError: (error: unknown) => void;
+
+  constructor(onListenerError: (error: unknown) => void) {
+    this.#onListenerError = onListenerError;
+  }
+
+  /** Returns the function that ends the subscription. */
+  subscribe(listener: EventListener): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  emit(event: SupervisorEvent): void {
+    for (const listener of this.#listeners) {
+      try {
+        listener(event);
+      } catch (error) {
+        this.#onListenerError(error);
+      }
+    }
+  }
+}

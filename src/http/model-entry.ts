@@ -1,0 +1,63 @@
+import type { Model } from '../models/model.js';
+import type { ModelStatus } from '../scheduler/scheduler.js';
+
+/** How a model is started: the child's command line and the merged preset, as the native router prints them. */
+export interface LaunchDescription {
+  readonly args: readonly string[];
+  readonly preset: string;
+}
+
+/**
+ * A model's entry in `GET /models`: the native router's fields in its order (tools/server/server-models.cpp,
+ * `get_router_models`), then ours. A failed model keeps the native form, `unloaded` and `failed`, and says why
+ * in `error`.
+ *
+ * @param now Unix time, seconds
+ */
+export function listEntry(
+  model: Model,
+  status: ModelStatus,
+  { args, preset }: LaunchDescription,
+  now: number,
+): Record<string, unknown> {
+  const entry: Record<string, unknown> = {
+    id: model.id,
+    aliases: model.aliases,
+    tags: model.tags,
+    object: 'model',
+    owned_by: 'llamacpp',
+    created: now,
+    status: { value: status.value, args, preset, ...failure(model, status) },
+    architecture: { input_modalities: ['text'], output_modalities: ['text'] },
+    source: model.source,
+    can_remove: model.canRemove,
+  };
+  if (status.value !== 'unloaded') {
+    for (const [key, value] of Object.entries(status.info ?? {})) if (!(key in entry)) entry[key] = value;
+  }
+  if (model.file !== undefined) entry['path'] = model.file;
+  if (status.progress !== undefined) entry['progress'] = status.progress;
+  if (status.pid !== undefined) entry['pid'] = status.pid;
+  entry['in_flight'] = status.inFlight;
+  entry['waiting'] = status.waiting;
+  return entry;
+}
+
+function failure(model: Model, { value, outcome }: ModelStatus): Record<string, unknown> {
+  if (model.problem !== undefined) {
+    return { failed: true, error: { reason: 'model_invalid', message: model.problem } };
+  }
+  if (value !== 'unloaded' || outcome === undefined) return {};
+  if (outcome.kind === 'stopped') return { exit_code: 0 };
+  const { exitCode, phase, message, lastLines, at } = outcome;
+  return {
+    exit_code: exitCode,
+    failed: true,
+    error: {
+      reason: phase === 'loading' ? 'load_failed' : 'crashed',
+      message: `its process ${message}`,
+      last_lines: lastLines,
+      at: at.toISOString(),
+    },
+  };
+}

@@ -1,0 +1,23 @@
+import { JsonModelScanner, type ModelName } from './json-scanner.js';
+import { MultipartModelScanner } from './multipart-scanner.js';
+
+const MULTIPART = /^\s*multipart\/form-data\s*(?:;|$)/i;
+
+export type { ModelName } from './json-scanner.js';
+
+/** Reads the model's name out of a request body that passes by in chunks. */
+export interface ModelScanner {
+  /** Takes the next bytes of the body, cut anywhere. They are not kept. */
+  push(chunk: Buffer): void;
+  /** The answer, once the whole body has been pushed. */
+  end(): ModelName | Promise<ModelName>;
+}
+
+/**
+ * The scanner for a body of this Content-Type. All that is not multipart/form-data is read as JSON, as
+ * llama-server does: `curl -d` calls its JSON application/x-www-form-urlencoded.
+ */
+export function modelScannerFor(contentType: string | undefined): ModelScanner {
+  if (contentType !== undefined && MULTIPART.test(contentType)) return new MultipartModelScanner(contentType);
+  return new JsonModelScanner();
+}

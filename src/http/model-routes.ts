@@ -1,0 +1,82 @@
+import type { Context } from 'hono';
+import { RouterError } from '../errors.js';
+import type { Catalog } from '../models/catalog.js';
+import type { Model } from '../models/model.js';
+import type { Scheduler } from '../scheduler/scheduler.js';
+import type { HttpEnv } from './app.js';
+import { listEntry, type LaunchDescription } from './model-entry.js';
+import { readBody, type BodyLimits } from './request-body.js';
+
+export interface ModelRoutesOptions {
+  readonly catalog: () => Catalog;
+  readonly scheduler: Scheduler;
+  readonly bodyLimits: BodyLimits;
+  /** How a model is or would be started, for its list entry. */
+  readonly describeLaunch: (model: Model, port: number) => LaunchDescription;
+}
+
+/** `GET /models`: every model with its state. Looks, and changes nothing. */
+export function listModels({ catalog, scheduler, describeLaunch }: ModelRoutesOptions) {
+  return function listModelsHandler(c: Context<HttpEnv>): Response {
+    const now = Math.floor(Date.now() / 1000);
+    const data = catalog().models.map((model) => {
+      const status = scheduler.status(model.id);
+      return listEntry(model, status, describeLaunch(model, status.port), now);
+    });
+    return c.json({ data, object: 'list' });
+  };
+}
+
+/** `POST /models/load`: answers when the model's child is spawned; takes its turn in the queue. */
+export function loadModel(options: ModelRoutesOptions) {
+  return async function loadModelHandler(c: Context<HttpEnv>): Promise<Response> {
+    const name = await modelName(c, options.bodyLimits);
+    const model = options.catalog().resolve(name);
+    if (!model) throw new RouterError('model_unknown_to_load', `model '${name}' not found`, { model: name });
+    if (model.problem !== undefined) {
+      const message = `model name=${model.id} cannot be served: ${model.problem}`;
+      throw new RouterError('model_invalid', message, { model: model.id });
+    }
+    c.env.trace.model = model.id;
+    const client = new AbortController();
+    const { outgoing } = c.env;
+    const onClose = (): void => client.abort();
+    outgoing.once('close', onClose);
+    try {
+      await options.scheduler.load(model.id, client.signal);
+    } finally {
+      outgoing.off('close', onClose);
+    }
+    return c.json({ success: true });
+  };
+}
+
+/** `POST /models/unload`: answers at once; the model's requests in flight are given time to end. */
+export function unloadModel(options: ModelRoutesOptions) {
+  return async function unloadModelHandler(c: Context<HttpEnv>): Promise<Response> {
+    const name = await modelName(c, options.bodyLimits);
+    const model = options.catalog().resolve(name);
+    if (!model) throw new RouterError('model_unknown_to_unload', 'model is not found', { model: name });
+    c.env.trace.model = model.id;
+    options.scheduler.unload(model.id);
+    return c.json({ success: true });
+  };
+}
+
+async function modelName(c: Context<HttpEnv>, limits: BodyLimits): Promise<string> {
+  const body = await readBody(c.env.incoming, limits, () => undefined);
+  let json: unknown;
+  try {
+    json = JSON.parse(body.text());
+  } catch (cause) {
+    const message = `request body is not JSON: ${cause instanceof Error ? cause.message : String(cause)}`;
+    throw new RouterError('body_malformed', message, { cause });
+  } finally {
+    body.release();
+  }
+  const name = typeof json === 'object' && json !== null && 'model' in json ? json.model : undefined;
+  if (typeof name !== 'string' || name === '') {
+    throw new RouterError('model_missing', 'model name is missing from the request');
+  }
+  return name;
+}

@@ -1,0 +1,140 @@
+import type { ServerResponse } from 'node:http';
+import type { Dispatcher } from 'undici';
+import { responseHeaders } from './header-policy.js';
+
+export interface RelayOptions {
+  /** The answer is read to its end although the client has left: it can be resumed (X-Conversation-Id). */
+  readonly detached: boolean;
+  /** Longest time for which a client may not read what is ready for it; 0 = no bound. */
+  readonly slowReaderMs: number;
+  readonly onFirstByte: () => void;
+}
+
+/** How a relayed answer ended. */
+export type RelayEnd =
+  | {
+      readonly kind: 'complete';
+      /** Whether the answer announced its length. */
+      readonly framed: boolean;
+    }
+  /** The client left, or did not read; the child was told by closing its connection (unless detached). */
+  | { readonly kind: 'client gone' }
+  /** The child's side failed. */
+  | {
+      readonly kind: 'upstream failed';
+      readonly error: Error;
+      /** Whether the request may have reached the child. */
+      readonly requestStarted: boolean;
+      readonly responseStarted: boolean;
+      readonly isEventStream: boolean;
+    };
+
+/**
+ * Streams a child's answer to a client as it comes: undici's handler on one side, Node's response on the other,
+ * with nothing between them but the chunks. A slow client slows the child; a client that leaves ends the
+ * child's work at once; what the child fails at is for the caller to tell.
+ */
+export class Relay implements Dispatcher.DispatchHandler {
+  readonly end: Promise<RelayEnd>;
+  readonly #outgoing: ServerResponse;
+  readonly #options: RelayOptions;
+  #settle!: (end: RelayEnd) => void;
+  #controller: Dispatcher.DispatchController | undefined;
+  #clientGone = false;
+  #isEventStream = false;
+  #framed = false;
+  #slowReaderTimer: NodeJS.Timeout | undefined;
+
+  constructor(outgoing: ServerResponse, options: RelayOptions) {
+    this.#outgoing = outgoing;
+    this.#options = options;
+    this.end = new Promise((resolve) => (this.#settle = resolve));
+    if (outgoing.destroyed) this.#clientGone = true;
+    outgoing.once('close', this.#onClose);
+  }
+
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    this.#controller = controller;
+    if (this.#clientGone && !this.#options.detached) controller.abort(clientLeft);
+  }
+
+  onResponseStart(
+    controller: Dispatcher.DispatchController,
+    statusCode: number,
+    headers: Record<string, string | string[] | undefined>,
+    statusMessage?: string,
+  ): void {
+    // Informational answers (1xx) belong to the connection to the child.
+    if (statusCode < 200) return;
+    this.#options.onFirstByte();
+    this.#framed = headers['content-length'] !== undefined;
+    const contentType = headers['content-type'];
+    this.#isEventStream = typeof contentType === 'string' && contentType.startsWith('text/event-stream');
+    if (this.#clientGone) return;
+    const raw = responseHeaders(asStrings(controller.rawHeaders), { isEventStream: this.#isEventStream });
+    if (statusMessage) this.#outgoing.writeHead(statusCode, statusMessage, raw);
+    else this.#outgoing.writeHead(statusCode, raw);
+    // An answer of known length goes out with its first bytes, in one write; others show at once that they began.
+    if (!this.#framed) this.#outgoing.flushHeaders();
+  }
+
+  onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
+    if (this.#clientGone || this.#outgoing.write(chunk)) return;
+    controller.pause();
+    this.#outgoing.once('drain', this.#onDrain);
+    this.#slowReaderTimer = this.#boundSlowReader();
+  }
+
+  onResponseEnd(): void {
+    this.#finish(this.#clientGone ? { kind: 'client gone' } : { kind: 'complete', framed: this.#framed });
+    if (this.#clientGone) return;
+    // The child is done with it; what the client has yet to read is bounded like the rest.
+    const timer = this.#boundSlowReader();
+    this.#outgoing.once('close', () => clearTimeout(timer)).end(() => clearTimeout(timer));
+  }
+
+  onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
+    if (this.#clientGone) {
+      this.#finish({ kind: 'client gone' });
+      return;
+    }
+    this.#finish({
+      kind: 'upstream failed',
+      error,
+      requestStarted: this.#controller !== undefined,
+      responseStarted: this.#outgoing.headersSent,
+      isEventStream: this.#isEventStream,
+    });
+  }
+
+  readonly #onClose = (): void => {
+    if (this.#outgoing.writableFinished) return;
+    this.#clientGone = true;
+    clearTimeout(this.#slowReaderTimer);
+    if (!this.#options.detached) this.#controller?.abort(clientLeft);
+    else this.#controller?.resume();
+  };
+
+  readonly #onDrain = (): void => {
+    clearTimeout(this.#slowReaderTimer);
+    this.#controller?.resume();
+  };
+
+  #boundSlowReader(): NodeJS.Timeout | undefined {
+    const { slowReaderMs } = this.#options;
+    return slowReaderMs > 0 ? setTimeout(() => this.#outgoing.destroy(), slowReaderMs) : undefined;
+  }
+
+  #finish(end: RelayEnd): void {
+    clearTimeout(this.#slowReaderTimer);
+    this.#outgoing.off('close', this.#onClose).off('drain', this.#onDrain);
+    this.#settle(end);
+  }
+}
+
+const clientLeft = new Error('the client left');
+
+function asStrings(rawHeaders: Dispatcher.DispatchController['rawHeaders']): string[] {
+  if (!Array.isArray(rawHeaders)) return [];
+  return rawHeaders.map((item) => (typeof item === 'string' ? item : item.toString('latin1')));
+}

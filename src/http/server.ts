@@ -1,0 +1,116 @@
+import {
+  createServer as createHttpServer,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
+import { createServer as createHttpsServer } from 'node:https';
+import type { AddressInfo, Socket } from 'node:net';
+import { getRequestListener, type HttpBindings } from '@hono/node-server';
+import { asRouterError, RouterError } from '../errors.js';
+import type { App } from './app.js';
+import type { RequestTracer } from './request-trace.js';
+
+export interface HttpServerOptions {
+  readonly app: App;
+  readonly tracer: RequestTracer;
+  /** Serve HTTPS with this certificate and key (PEM). */
+  readonly tls: { readonly key: Buffer; readonly cert: Buffer } | undefined;
+}
+
+/**
+ * Bounds on what a client may take, so that slow and idle ones cost little. An idle connection is kept longer
+ * than nginx keeps its own (60 s), so that it is never we who close one that nginx is about to use.
+ */
+const limits = {
+  keepAliveTimeout: 75_000,
+  headersTimeout: 30_000,
+  requestTimeout: 3_600_000,
+  connectionsCheckingInterval: 5_000,
+  // The native router takes URIs of up to 32 KiB; headers come on top of that.
+  maxHeaderSize: 64 * 1024,
+} as const;
+
+/** The Node server in front of the Hono app. */
+export function createServer({ app, tracer, tls }: HttpServerOptions): Server {
+  const listener = getRequestListener(
+    (request, bindings) => {
+      const { incoming, outgoing } = bindings as HttpBindings;
+      return app.fetch(request, { incoming, outgoing, trace: tracer.begin(incoming, outgoing) });
+    },
+    {
+      overrideGlobalObjects: false,
+      // For requests of HTTP/1.0 without a Host header.
+      hostname: 'localhost',
+      errorHandler: (thrown) => {
+        const cause = thrown instanceof Error ? thrown.message : String(thrown);
+        return toResponse(new RouterError('request_malformed', `request cannot be read: ${cause}`));
+      },
+    },
+  );
+  const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
+    void listener(incoming, outgoing);
+  };
+  const server = tls
+    ? createHttpsServer({ ...limits, ...tls }, onRequest)
+    : createHttpServer({ ...limits, noDelay: true }, onRequest);
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
+    answerClientError(error, socket);
+  });
+  return server;
+}
+
+/** Binds; settles when requests are taken, and rejects with a message that names address and remedy. */
+export function listen(server: Server, host: string, port: number): Promise<AddressInfo> {
+  return new Promise((resolve, reject) => {
+    const onError = (error: NodeJS.ErrnoException): void => {
+      const remedy =
+        error.code === 'EADDRINUSE'
+          ? 'another program listens there; choose another --port or stop it'
+          : error.code === 'EACCES'
+            ? 'ports below 1024 need privileges; choose another --port'
+            : 'check --host and --port';
+      reject(
+        new Error(`cannot listen on ${host}:${port} (${error.code ?? error.message}): ${remedy}`, {
+          cause: error,
+        }),
+      );
+    };
+    server.once('error', onError);
+    server.listen({ host, port, backlog: 2048 }, () => {
+      server.off('error', onError);
+      resolve(server.address() as AddressInfo);
+    });
+  });
+}
+
+/** What Node's parser or its limits refuse has no request to answer on; it is told in HTTP all the same. */
+function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
+  if (!socket.writable || error.code === 'ECONNRESET') {
+    socket.destroy();
+    return;
+  }
+  const [status, text, message] = clientErrorText(error.code);
+  const body = JSON.stringify({ error: { code: status, message, type: 'invalid_request_error' } });
+  socket.end(
+    `HTTP/1.1 ${status} ${text}\r\nContent-Type: application/json; charset=utf-8\r\n` +
+      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+  );
+}
+
+function clientErrorText(code: string | undefined): readonly [number, string, string] {
+  if (code === 'HPE_HEADER_OVERFLOW') {
+    return [431, 'Request Header Fields Too Large', `headers are over ${limits.maxHeaderSize} bytes`];
+  }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
+    return [408, 'Request Timeout', 'the request was not sent in time'];
+  return [400, 'Bad Request', 'this is not an HTTP request that can be read'];
+}
+
+function toResponse(error: RouterError): Response {
+  const known = asRouterError(error);
+  return new Response(JSON.stringify(known), {
+    status: known.status,
+    headers: { 'Content-Type': 'application/json; charset=utf-8' },
+  });
+}

@@ -1,0 +1,23 @@
+/** What would make a child something else than a child: a router, a TLS or Vertex server, a writer of one log. */
+const removed = [
+  /^LLAMA_API_KEY$/,
+  /^LLAMA_ARG_(NO_)?MODELS_/,
+  /^LLAMA_ARG_LOG_FILE$/,
+  /^AIP_/,
+  /^LLAMA_SUPERVISOR_/,
+];
+
+/**
+ * The environment of children: the supervisor's own, minus what changes a child's role. TLS settings are set
+ * to empty instead of removed, because a child also reads llama.cpp's config files, which the environment
+ * overrides. Metrics are on so that they can be read through the supervisor.
+ */
+export function childEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  const kept = Object.entries(env).filter(([name]) => !removed.some((pattern) => pattern.test(name)));
+  return {
+    ...Object.fromEntries(kept),
+    LLAMA_ARG_SSL_KEY_FILE: '',
+    LLAMA_ARG_SSL_CERT_FILE: '',
+    LLAMA_ARG_ENDPOINT_METRICS: '1',
+  };
+}

@@ -1,0 +1,369 @@
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import getPort from 'get-port';
+import type { EventBus } from '../events/events.js';
+import type { Logger } from '../observe/log.js';
+import { ChildProcess, type ChildExit } from './child-process.js';
+import type { OrphanGuard } from './orphan-guard.js';
+import { childMarkerVariable, type ChildMessage } from './protocol.js';
+import { healthy } from './readiness.js';
+import { statusWord, type InstanceState, type ModelInfo, type Outcome, type StopReason } from './state.js';
+import { Upstream } from './upstream.js';
+
+/** What is needed to run one model once. */
+export interface LaunchSpec {
+  readonly modelId: string;
+  /** The full command line, binary first, for a child that listens on `port` of loopback. */
+  readonly command: (port: number) => readonly string[];
+  readonly environment: NodeJS.ProcessEnv;
+  /** Path of the child's health route (it moves with `--api-prefix`). */
+  readonly healthPath: string;
+  readonly loadTimeoutMs: number;
+  /** How long a child may take to exit once it was asked to. */
+  readonly stopTimeoutMs: number;
+  /** Longest silence of the child before and within an answer; 0 = no bound. */
+  readonly silenceTimeoutMs: number;
+}
+
+export interface InstanceContext {
+  readonly guard: OrphanGuard;
+  readonly events: EventBus;
+  readonly log: Logger;
+  /** A port that was free just now. */
+  readonly freePort?: () => Promise<number>;
+}
+
+/** A port can be taken between the asking and the child's bind: then one more attempt is made with another. */
+const spawnAttempts = 2;
+const portTaken = /couldn't bind|address already in use|bind\(\) failed|failed to bind/i;
+
+/** After the first healthy answer of a child that has not spoken the protocol, a last chance for it to do so. */
+const protocolGraceMs = 200;
+
+/** After SIGKILL a process is gone at once, unless the kernel cannot end it; it is not waited for longer. */
+const killGraceMs = 5_000;
+
+type Ending =
+  | { readonly how: 'ready' }
+  | { readonly how: 'exited'; readonly exit: ChildExit }
+  | { readonly how: 'deadline' }
+  | { readonly how: 'stopped' };
+
+/**
+ * One run of one model: a child process from spawn to exit. The instance is the only writer of its state; others
+ * ask for `stop`, listen to `onChange`, or await `ready` and `exited`, which never reject.
+ */
+export class Instance {
+  readonly modelId: string;
+  /** Settles when the first child was started, or could not be: a load that was asked for is on its way. */
+  readonly spawned: Promise<void>;
+  /** Settles once, when the child is gone (or was never there). */
+  readonly exited: Promise<Outcome>;
+  readonly startedAt = performance.now();
+
+  readonly #spec: LaunchSpec;
+  readonly #context: InstanceContext;
+  readonly #onChange: (instance: Instance) => void;
+  readonly #apiKey = randomBytes(24).toString('base64url');
+  readonly #stopRequested = new AbortController();
+  #state: InstanceState = { name: 'loading', progress: undefined };
+  #child: ChildProcess | undefined;
+  #upstream: Upstream | undefined;
+  #port = 0;
+  #readyInfo: ModelInfo | undefined;
+  #speaksProtocol = false;
+  #markReady: () => void = () => undefined;
+  #markSpawned: () => void = () => undefined;
+
+  /** Starts the child at once. `onChange` is called after every change of state. */
+  constructor(spec: LaunchSpec, context: InstanceContext, onChange: (instance: Instance) => void) {
+    this.modelId = spec.modelId;
+    this.#spec = spec;
+    this.#context = context;
+    this.#onChange = onChange;
+    this.spawned = new Promise((resolve) => (this.#markSpawned = resolve));
+    this.exited = this.#run().then((outcome) => {
+      this.#markSpawned();
+      this.#upstream?.destroy();
+      this.#transition({ name: 'exited', outcome });
+      return outcome;
+    });
+  }
+
+  get state(): InstanceState {
+    return this.#state;
+  }
+
+  get pid(): number | undefined {
+    return this.#child?.pid;
+  }
+
+  /** The port of the current or last child; 0 before there is one. */
+  get port(): number {
+    return this.#port;
+  }
+
+  /** Connections to the child; there are some once the instance is ready. */
+  get upstream(): Upstream | undefined {
+    return this.#upstream;
+  }
+
+  /**
+   * Asks the child to go: by the exit command or SIGTERM, after `stopTimeoutMs` by SIGKILL to its group. A
+   * child that is still loading has nothing to lose and is killed at once. The first reason is the one kept.
+   */
+  stop(reason: StopReason): void {
+    const { state } = this;
+    if (state.name === 'stopping' || state.name === 'exited') return;
+    const word = statusWord(state);
+    this.#transition({
+      name: 'stopping',
+      reason,
+      was: word === 'unloaded' ? 'loading' : word,
+      info: 'info' in state ? state.info : undefined,
+    });
+    this.#stopRequested.abort();
+  }
+
+  /** Kills the child's whole group now. */
+  kill(): void {
+    this.stop('shutdown');
+    this.#child?.signal('SIGKILL');
+  }
+
+  async #run(): Promise<Outcome> {
+    for (let attempt = 1; ; attempt += 1) {
+      const port = await this.#choosePort();
+      const stopping = this.#stopping();
+      if (stopping) return { kind: 'stopped', reason: stopping.reason, exitCode: 0 };
+      this.#port = port;
+      const child = this.#spawn(port);
+      this.#child = child;
+      const ending = await this.#untilReady(child, port);
+      switch (ending.how) {
+        case 'ready': {
+          return await this.#whileReady(child);
+        }
+        case 'exited': {
+          const lostPort = child.lastLines().some((line) => portTaken.test(line));
+          if (!lostPort || attempt === spawnAttempts || this.#stopping())
+            return this.#outcome(child, ending.exit);
+          this.#context.log.warn(
+            { model: this.modelId, port },
+            'the port was taken meanwhile; trying another',
+          );
+          break;
+        }
+        case 'deadline': {
+          const seconds = this.#spec.loadTimeoutMs / 1000;
+          this.stop('load deadline');
+          const exit = await this.#end(child, { atOnce: true });
+          return {
+            ...this.#failure('loading', `was not ready within ${seconds} s (--load-timeout)`, child),
+            exitCode: exitCode(exit),
+          };
+        }
+        case 'stopped': {
+          return this.#outcome(child, await this.#end(child, { atOnce: true }));
+        }
+      }
+    }
+  }
+
+  async #choosePort(): Promise<number> {
+    return (await this.#context.freePort?.()) ?? (await getPort({ host: '127.0.0.1' }));
+  }
+
+  #spawn(port: number): ChildProcess {
+    const { modelId } = this;
+    const { guard, events, log } = this.#context;
+    const child: ChildProcess = new ChildProcess({
+      command: this.#spec.command(port),
+      environment: {
+        ...this.#spec.environment,
+        [childMarkerVariable]: '1',
+        LLAMA_API_KEY: this.#apiKey,
+      },
+      guard,
+      onMessage: (message) => {
+        if (child === this.#child) this.#onMessage(message);
+      },
+      onLine: (line) => log.debug({ model: modelId, pid: child.pid }, line),
+    });
+    if (child.pid !== undefined) events.emit({ type: 'model.loading', model: modelId, pid: child.pid, port });
+    this.#markSpawned();
+    return child;
+  }
+
+  /** The start is a race of all the ways it can end; the losers are ended by one controller. */
+  async #untilReady(child: ChildProcess, port: number): Promise<Ending> {
+    const race = new AbortController();
+    const { signal } = race;
+    const saidReady = new Promise<void>((resolve) => (this.#markReady = resolve));
+    const ending = await Promise.race<Ending>([
+      child.exited.then((exit) => ({ how: 'exited', exit })),
+      saidReady.then(() => ({ how: 'ready' })),
+      this.#healthyWithoutProtocol(port, signal).then(() => ({ how: 'ready' })),
+      aborted(this.#stopRequested.signal, signal).then(() => ({ how: 'stopped' })),
+      deadline(this.#spec.loadTimeoutMs, signal).then(() => ({ how: 'deadline' })),
+    ]);
+    race.abort();
+    // A child that died in the same turn as it said ready, or was told to stop then, is not ready.
+    if (ending.how !== 'ready') return ending;
+    if (child.hasExited) return { how: 'exited', exit: await child.exited };
+    if (this.#stopping()) return { how: 'stopped' };
+    this.#becomeReady(port);
+    return ending;
+  }
+
+  /** Never settles for a child that speaks the protocol: its ready line is the truth then. */
+  async #healthyWithoutProtocol(port: number, signal: AbortSignal): Promise<void> {
+    try {
+      await healthy(port, this.#spec.healthPath, signal);
+      await delay(protocolGraceMs, undefined, { signal });
+      if (!this.#speaksProtocol) return;
+    } catch {
+      // The race was decided otherwise.
+    }
+    await new Promise<never>(() => undefined);
+  }
+
+  #becomeReady(port: number): void {
+    this.#upstream = new Upstream(port, this.#apiKey, this.#spec.silenceTimeoutMs);
+    this.#transition({ name: 'ready', info: this.#readyInfo });
+    this.#context.events.emit({
+      type: 'model.loaded',
+      model: this.modelId,
+      loadMs: Math.round(performance.now() - this.startedAt),
+      info: this.#readyInfo,
+    });
+  }
+
+  async #whileReady(child: ChildProcess): Promise<Outcome> {
+    const race = new AbortController();
+    const stopped = aborted(this.#stopRequested.signal, race.signal).then(() => undefined);
+    const exit = await Promise.race([child.exited, stopped]);
+    race.abort();
+    return this.#outcome(child, exit ?? (await this.#end(child, { atOnce: false })));
+  }
+
+  /** Ends the child politely or at once; settles when it is gone or cannot be killed. */
+  async #end(child: ChildProcess, { atOnce }: { atOnce: boolean }): Promise<ChildExit> {
+    const race = new AbortController();
+    if (!atOnce) {
+      if (this.#speaksProtocol) child.sendExitCommand();
+      else child.signal('SIGTERM');
+      const exit = await Promise.race([
+        child.exited,
+        deadline(this.#spec.stopTimeoutMs, race.signal).then(() => undefined),
+      ]);
+      race.abort();
+      if (exit) return exit;
+      this.#context.log.warn(
+        { model: this.modelId, pid: child.pid, stopTimeoutMs: this.#spec.stopTimeoutMs },
+        'did not exit when asked to; killing it',
+      );
+    }
+    child.signal('SIGKILL');
+    const last = new AbortController();
+    const exit = await Promise.race([child.exited, deadline(killGraceMs, last.signal).then(() => undefined)]);
+    last.abort();
+    if (exit) return exit;
+    this.#context.log.error({ model: this.modelId, pid: child.pid }, 'cannot be killed; leaving it behind');
+    return { code: null, signal: 'SIGKILL' };
+  }
+
+  #onMessage(message: ChildMessage): void {
+    this.#speaksProtocol = true;
+    const { state } = this;
+    const { events } = this.#context;
+    switch (message.kind) {
+      case 'loading':
+        if (state.name === 'loading') {
+          this.#transition({ name: 'loading', progress: message.progress });
+          events.emit({ type: 'model.progress', model: this.modelId, progress: message.progress });
+        } else if (state.name === 'sleeping' || state.name === 'waking') {
+          this.#transition({ name: 'waking', info: state.info, progress: message.progress });
+          events.emit({ type: 'model.waking', model: this.modelId, progress: message.progress });
+        }
+        return;
+      case 'ready':
+        if (state.name === 'loading') {
+          this.#readyInfo = message.info;
+          this.#markReady();
+        } else if (state.name === 'sleeping' || state.name === 'waking') {
+          this.#transition({ name: 'ready', info: message.info ?? state.info });
+          events.emit({ type: 'model.awake', model: this.modelId });
+        }
+        return;
+      case 'sleeping':
+        if (state.name === 'ready' || state.name === 'waking') {
+          this.#transition({ name: 'sleeping', info: state.info });
+          events.emit({ type: 'model.sleeping', model: this.modelId });
+        }
+        return;
+    }
+  }
+
+  /** Asked anew after every await: a stop can come at any time. */
+  #stopping(): { readonly reason: StopReason } | undefined {
+    return this.#state.name === 'stopping' ? this.#state : undefined;
+  }
+
+  #outcome(child: ChildProcess, exit: ChildExit): Outcome {
+    const stopping = this.#stopping();
+    if (stopping) return { kind: 'stopped', reason: stopping.reason, exitCode: exit.code ?? 0 };
+    const phase = this.#upstream === undefined ? 'loading' : 'running';
+    return { ...this.#failure(phase, describeExit(exit), child), exitCode: exitCode(exit) };
+  }
+
+  #failure(phase: 'loading' | 'running', message: string, child: ChildProcess): Outcome & { kind: 'failed' } {
+    return { kind: 'failed', phase, message, exitCode: 1, lastLines: child.lastLines(), at: new Date() };
+  }
+
+  #transition(next: InstanceState): void {
+    this.#state = next;
+    const { events } = this.#context;
+    const model = this.modelId;
+    if (next.name === 'stopping') events.emit({ type: 'model.stopping', model, reason: next.reason });
+    if (next.name === 'exited') {
+      const { outcome } = next;
+      events.emit({
+        type: 'model.unloaded',
+        model,
+        reason: outcome.kind === 'failed' ? outcome.message : outcome.reason,
+        failed: outcome.kind === 'failed',
+        exitCode: outcome.exitCode,
+        lastLines: outcome.kind === 'failed' ? outcome.lastLines : [],
+      });
+    }
+    this.#onChange(this);
+  }
+}
+
+/** The native router's exit code: that of the process, or 1 for a death by signal or a process that never was. */
+function exitCode(exit: ChildExit): number {
+  return exit.code ?? 1;
+}
+
+function describeExit({ code, signal, spawnError }: ChildExit): string {
+  if (spawnError) return `could not be started: ${spawnError.message}`;
+  if (signal) return `was ended by ${signal}`;
+  return `exited with code ${code ?? 'unknown'}`;
+}
+
+/** Settles when `event` is aborted, and is forgotten when `end` is. */
+function aborted(event: AbortSignal, end: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (event.aborted) resolve();
+    else event.addEventListener('abort', () => resolve(), { once: true, signal: end });
+  });
+}
+
+/** Settles after `ms`, and is forgotten when `end` is aborted. */
+function deadline(ms: number, end: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    end.addEventListener('abort', () => clearTimeout(timer), { once: true });
+  });
+}

@@ -1,0 +1,30 @@
+import type { OptionValues } from '../config/option-table.js';
+
+/** Where a model was found; the words are the wire's. */
+export type ModelSource = 'cache' | 'models_dir' | 'preset';
+
+/** A catalog entry a client can name. Immutable: a reload makes new ones. */
+export interface Model {
+  readonly id: string;
+  /** Other names a request may use; sorted. */
+  readonly aliases: readonly string[];
+  /** Sorted. */
+  readonly tags: readonly string[];
+  readonly source: ModelSource;
+  /**
+   * Everything the child is started with, merged from all sources, besides where it listens and its name. Holds
+   * preset-only keys too, which are never rendered into arguments.
+   */
+  readonly options: OptionValues;
+  /** Whether all that the child would look up on the network is in the cache, so that it need not ask. */
+  readonly offline: boolean;
+  /** The GGUF file (the first shard) the child will load, where it is known. */
+  readonly file: string | undefined;
+  /** Why the model can not be served; undefined if nothing is known against it. */
+  readonly problem: string | undefined;
+  /** Whether `DELETE /models` may remove it. */
+  readonly canRemove: boolean;
+  /** How long its child may take to stop before it is killed. */
+  readonly stopTimeoutMs: number;
+  readonly loadOnStartup: boolean;
+}

@@ -1,0 +1,28 @@
+import { pino, type DestinationStream, type Logger as PinoLogger } from 'pino';
+
+export type Logger = PinoLogger;
+
+export interface LogOptions {
+  /** pino's levels: trace, debug, info, warn, error, fatal, silent. */
+  readonly level: string;
+  /** `auto` is text on a terminal and JSON elsewhere. */
+  readonly format: 'auto' | 'json' | 'text';
+}
+
+/** The supervisor's log: one record a line on standard output. */
+export async function createLog({ level, format }: LogOptions): Promise<Logger> {
+  const asText = format === 'text' || (format === 'auto' && process.stdout.isTTY);
+  const destination = asText ? await textDestination() : pino.destination({ fd: 1, sync: true });
+  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+}
+
+async function textDestination(): Promise<DestinationStream> {
+  // Loaded only where a person reads along: it costs start-up time.
+  const { default: pretty } = await import('pino-pretty');
+  return pretty({
+    colorize: process.stdout.isTTY,
+    translateTime: 'SYS:HH:MM:ss.l',
+    sync: true,
+    destination: 1,
+  });
+}

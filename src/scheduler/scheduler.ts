@@ -1,0 +1,415 @@
+import { RouterError } from '../errors.js';
+import type { EventBus } from '../events/events.js';
+import type { Instance } from '../instance/instance.js';
+import { statusWord, type LoadProgress, type ModelInfo, type Outcome } from '../instance/state.js';
+import type { Upstream } from '../instance/upstream.js';
+import { decide, type InstanceView } from './decide.js';
+import { WaitQueue } from './queue.js';
+
+export type { Outcome } from '../instance/state.js';
+
+export interface SchedulerOptions {
+  /** Number of slots; 0 = unlimited. */
+  readonly modelsMax: number;
+  readonly queueMax: number;
+  readonly queueTimeoutMs: number;
+  readonly fairAfterMs: number;
+  /** How long an explicit unload waits for requests in flight. */
+  readonly drainTimeoutMs: number;
+}
+
+export interface SchedulerEffects {
+  /**
+   * Starts an instance of the model; `onChange` is to be called after each change of its state.
+   *
+   * @throws RouterError when the model cannot be started at all
+   */
+  readonly launch: (model: string, onChange: (instance: Instance) => void) => Instance;
+  readonly events: EventBus;
+}
+
+/** A request's hold on an instance, from its admission until its response body has ended. */
+export interface Lease {
+  readonly model: string;
+  readonly upstream: Upstream;
+  /** Ends the hold; more than once is the same as once. */
+  readonly release: () => void;
+  /** How the instance ended, when it does within `ms`; undefined when it goes on. */
+  readonly outcomeWithin: (ms: number) => Promise<Outcome | undefined>;
+}
+
+/** What is known of a model's runs, for lists. */
+export interface ModelStatus {
+  readonly value: 'unloaded' | 'loading' | 'loaded' | 'sleeping';
+  /** Port of the current or last child; 0 before the first. */
+  readonly port: number;
+  readonly pid: number | undefined;
+  readonly progress: LoadProgress | undefined;
+  readonly info: ModelInfo | undefined;
+  readonly inFlight: number;
+  readonly waiting: number;
+  /** How its last run ended, when none is going on. */
+  readonly outcome: Outcome | undefined;
+}
+
+interface Running {
+  readonly instance: Instance;
+  leases: number;
+  /** End of its last request, or its becoming ready. Milliseconds, monotonic. */
+  lastUsed: number;
+  /** Undefined until it is ready. */
+  readySince: number | undefined;
+  /** It takes no new leases, so that it becomes idle for a model that is starving. */
+  held: boolean;
+  /** An explicit unload waits for its requests to end. */
+  draining: NodeJS.Timeout | undefined;
+}
+
+interface Past {
+  readonly port: number;
+  readonly outcome: Outcome;
+}
+
+/** Seconds after which a client whose model failed is told to try again. */
+const failedRetryAfterS = 10;
+
+/**
+ * Admits and evicts: the only one that decides which instances run and who may use them. It speaks model ids.
+ * What to do is decided by `decide`; this class keeps the books, carries the decision out, and asks again after
+ * every change.
+ */
+export class Scheduler {
+  readonly #options: SchedulerOptions;
+  readonly #effects: SchedulerEffects;
+  readonly #running = new Map<string, Running>();
+  readonly #past = new Map<string, Past>();
+  readonly #queue: WaitQueue<Lease | undefined>;
+  #fairnessTimer: NodeJS.Timeout | undefined;
+  #onIdle: (() => void) | undefined;
+  #ticking = false;
+  #tickWanted = false;
+  #closed = false;
+
+  constructor(options: SchedulerOptions, effects: SchedulerEffects) {
+    this.#options = options;
+    this.#effects = effects;
+    this.#queue = new WaitQueue({ maxWaiters: options.queueMax, timeoutMs: options.queueTimeoutMs }, () =>
+      this.#tick(),
+    );
+  }
+
+  /** A lease on the model's instance when that can take requests now. */
+  tryAcquire(model: string): Lease | undefined {
+    if (this.#closed) return undefined;
+    const running = this.#running.get(model);
+    return running && this.#canServe(running) ? this.#lease(running) : undefined;
+  }
+
+  /**
+   * A lease on the model's instance, waited for in order of arrival; the model is loaded if need be.
+   *
+   * @param signal aborted when the client leaves; it then waits no more, and what nobody waits for is not loaded
+   * @param autoload whether a model that is not running is loaded; a running or loading one is waited for anyway
+   * @throws RouterError model_not_loaded, queue_full, queue_timeout, load_failed, client_gone, shutting_down, …
+   */
+  async acquire(model: string, signal: AbortSignal, { autoload }: { autoload: boolean }): Promise<Lease> {
+    if (this.#closed) throw shuttingDown();
+    const atOnce = this.tryAcquire(model);
+    if (atOnce) return atOnce;
+    const running = this.#running.get(model);
+    if (!autoload && (!running || isStopping(running))) {
+      throw new RouterError('model_not_loaded', 'model is not loaded', { model });
+    }
+    const loading = running?.instance.state.name === 'loading';
+    const lease = this.#queue.join(model, 'lease', signal, { timed: !loading });
+    this.#announce(model);
+    this.#tick();
+    return (await lease) ?? never(`a waiter for a lease on ${model} was served without one`);
+  }
+
+  /**
+   * Loads the model without a request for it; in the same queue as requests. Settles when its child is spawned.
+   *
+   * @throws RouterError model_already_running, and what `acquire` throws
+   */
+  async load(model: string, signal: AbortSignal): Promise<void> {
+    if (this.#closed) throw shuttingDown();
+    const running = this.#running.get(model);
+    if (running && !isStopping(running)) {
+      throw new RouterError('model_already_running', 'model is already running', { model });
+    }
+    const spawned = this.#queue.join(model, 'load', signal, { timed: true });
+    this.#announce(model);
+    this.#tick();
+    await spawned;
+    await this.#running.get(model)?.instance.spawned;
+  }
+
+  /**
+   * Unloads the model: its requests in flight get `drainTimeoutMs` to end, new ones wait for the next instance.
+   * Returns at once.
+   *
+   * @throws RouterError model_not_running
+   */
+  unload(model: string): void {
+    const running = this.#running.get(model);
+    if (!running || isStopping(running)) {
+      throw new RouterError('model_not_running', 'model is not running', { model });
+    }
+    // Those who wait for this very load are told; a request that comes later loads it again.
+    if (running.instance.state.name === 'loading') this.#queue.refuse(model, notRunning(model));
+    if (running.leases === 0) {
+      running.instance.stop('unloaded');
+      return;
+    }
+    running.draining = setTimeout(() => running.instance.stop('unloaded'), this.#options.drainTimeoutMs);
+    this.#tick();
+  }
+
+  status(model: string): ModelStatus {
+    const running = this.#running.get(model);
+    const waiting = this.#queue.waitersFor(model);
+    if (!running) {
+      const past = this.#past.get(model);
+      const none = { progress: undefined, info: undefined, pid: undefined, inFlight: 0 };
+      return { value: 'unloaded', port: past?.port ?? 0, ...none, waiting, outcome: past?.outcome };
+    }
+    const { state, port, pid } = running.instance;
+    return {
+      value: statusWord(state),
+      port,
+      pid,
+      progress: 'progress' in state ? state.progress : undefined,
+      info: 'info' in state ? state.info : undefined,
+      inFlight: running.leases,
+      waiting,
+      outcome: undefined,
+    };
+  }
+
+  /** Requests holding a lease. */
+  get inFlight(): number {
+    let sum = 0;
+    for (const { leases } of this.#running.values()) sum += leases;
+    return sum;
+  }
+
+  /** Requests waiting for one. */
+  get waiting(): number {
+    return this.#queue.size;
+  }
+
+  /** Takes no request any more; those waiting are refused, those in flight go on. */
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#fairnessTimer);
+    for (const { model } of this.#queue.entries()) this.#queue.refuse(model, shuttingDown());
+  }
+
+  /** Settles when no request holds a lease, or after `ms`. */
+  async idleWithin(ms: number): Promise<void> {
+    if (this.inFlight === 0) return;
+    let timer: NodeJS.Timeout | undefined;
+    await new Promise<void>((resolve) => {
+      this.#onIdle = resolve;
+      timer = setTimeout(resolve, ms);
+    });
+    clearTimeout(timer);
+  }
+
+  /** Stops every instance and settles when all are gone. */
+  async stopAll(): Promise<void> {
+    this.close();
+    const instances = Array.from(this.#running.values(), ({ instance }) => instance);
+    for (const instance of instances) instance.stop('shutdown');
+    await Promise.all(instances.map((instance) => instance.exited));
+  }
+
+  /** Kills every instance now. */
+  killAll(): void {
+    this.close();
+    for (const { instance } of this.#running.values()) instance.kill();
+  }
+
+  #announce(model: string): void {
+    if (this.#queue.waitersFor(model) !== 1) return;
+    this.#effects.events.emit({ type: 'model.queued', model, position: this.#queue.entries().length });
+  }
+
+  /** Decides and carries out. What is carried out may ask for another decision: then it follows, not nests. */
+  #tick(): void {
+    this.#tickWanted = true;
+    if (this.#ticking) return;
+    this.#ticking = true;
+    try {
+      while (this.#tickWanted) {
+        this.#tickWanted = false;
+        this.#decideAndAct();
+      }
+    } finally {
+      this.#ticking = false;
+    }
+  }
+
+  #decideAndAct(): void {
+    clearTimeout(this.#fairnessTimer);
+    if (this.#closed || this.#queue.size === 0) {
+      for (const running of this.#running.values()) running.held = false;
+      return;
+    }
+    const now = performance.now();
+    const { admit, start, stop, hold } = decide({
+      limit: this.#options.modelsMax,
+      instances: Array.from(this.#running, ([model, running]) => view(model, running)),
+      queue: this.#queue.entries(),
+      now,
+      fairAfter: this.#options.fairAfterMs,
+    });
+    const held = new Set(hold);
+    for (const [model, running] of this.#running) running.held = held.has(model);
+    for (const model of admit) {
+      const running = this.#running.get(model);
+      if (running) this.#queue.serve(model, () => this.#lease(running));
+    }
+    for (const model of stop) this.#running.get(model)?.instance.stop('evicted');
+    for (const model of start) this.#start(model);
+    this.#armFairness(now);
+  }
+
+  /** Looks again when the next entry has waited long enough to starve. */
+  #armFairness(now: number): void {
+    const { fairAfterMs } = this.#options;
+    const waits = this.#queue.entries().map(({ since }) => since + fairAfterMs - now);
+    const next = waits.find((wait) => wait > 0);
+    if (next === undefined || this.#closed) return;
+    this.#fairnessTimer = setTimeout(() => this.#tick(), next);
+  }
+
+  #start(model: string): void {
+    let instance: Instance;
+    try {
+      instance = this.#effects.launch(model, (changed) => this.#onChange(changed));
+    } catch (error) {
+      this.#queue.refuse(model, error instanceof RouterError ? error : cannotLaunch(model, error));
+      return;
+    }
+    this.#running.set(model, {
+      instance,
+      leases: 0,
+      lastUsed: performance.now(),
+      readySince: undefined,
+      held: false,
+      draining: undefined,
+    });
+    this.#queue.loadBegins(model, () => undefined);
+  }
+
+  #onChange(instance: Instance): void {
+    const model = instance.modelId;
+    const running = this.#running.get(model);
+    if (running?.instance !== instance) return;
+    const { state } = instance;
+    switch (state.name) {
+      case 'loading':
+      case 'sleeping':
+      case 'waking':
+        return;
+      case 'ready':
+        running.readySince ??= running.lastUsed = performance.now();
+        break;
+      case 'stopping':
+        break;
+      case 'exited':
+        clearTimeout(running.draining);
+        this.#running.delete(model);
+        this.#past.set(model, { port: instance.port, outcome: state.outcome });
+        if (state.outcome.kind === 'failed' && state.outcome.phase === 'loading') {
+          this.#queue.refuse(model, loadFailed(model, state.outcome));
+        }
+        break;
+    }
+    this.#tick();
+  }
+
+  #canServe(running: Running): boolean {
+    if (running.held || running.draining !== undefined) return false;
+    const { name } = running.instance.state;
+    return name === 'ready' || name === 'sleeping' || name === 'waking';
+  }
+
+  #lease(running: Running): Lease {
+    const { instance } = running;
+    const upstream = instance.upstream ?? never(`${instance.modelId} is ready without connections`);
+    running.leases += 1;
+    let released = false;
+    return {
+      model: instance.modelId,
+      upstream,
+      release: () => {
+        if (released) return;
+        released = true;
+        this.#release(running);
+      },
+      outcomeWithin: async (ms) => {
+        let timer: NodeJS.Timeout | undefined;
+        const patience = new Promise<undefined>(
+          (resolve) => (timer = setTimeout(() => resolve(undefined), ms)),
+        );
+        const outcome = await Promise.race([instance.exited, patience]);
+        clearTimeout(timer);
+        return outcome;
+      },
+    };
+  }
+
+  #release(running: Running): void {
+    running.leases -= 1;
+    running.lastUsed = performance.now();
+    if (running.leases > 0) return;
+    if (running.draining !== undefined) {
+      clearTimeout(running.draining);
+      running.instance.stop('unloaded');
+    }
+    if (this.#queue.size > 0) this.#tick();
+    if (this.#onIdle && this.inFlight === 0) this.#onIdle();
+  }
+}
+
+function view(
+  model: string,
+  { instance, leases, lastUsed, readySince, held, draining }: Running,
+): InstanceView {
+  const { name } = instance.state;
+  const stopping = name === 'stopping' || name === 'exited' || draining !== undefined;
+  const phase = stopping ? 'stopping' : name === 'loading' ? 'loading' : 'ready';
+  return { model, phase, leases, lastUsed, readySince: readySince ?? Number.POSITIVE_INFINITY, held };
+}
+
+function isStopping({ instance, draining }: Running): boolean {
+  const { name } = instance.state;
+  return draining !== undefined || name === 'stopping' || name === 'exited';
+}
+
+function loadFailed(model: string, outcome: Outcome & { kind: 'failed' }): RouterError {
+  const { message, lastLines } = outcome;
+  const lastWords = lastLines.at(-1);
+  const text = `model name=${model} failed to load: it ${message}${lastWords === undefined ? '' : `; it said: ${lastWords}`}`;
+  return new RouterError('load_failed', text, { model, lastLines, retryAfterS: failedRetryAfterS });
+}
+
+function cannotLaunch(model: string, cause: unknown): RouterError {
+  const message = `model name=${model} failed to load: ${cause instanceof Error ? cause.message : String(cause)}`;
+  return new RouterError('load_failed', message, { model, cause, retryAfterS: failedRetryAfterS });
+}
+
+function notRunning(model: string): RouterError {
+  return new RouterError('model_unloaded_meanwhile', `model name=${model} is not running`, { model });
+}
+
+function shuttingDown(): RouterError {
+  return new RouterError('shutting_down', 'the supervisor is shutting down', { retryAfterS: 5 });
+}
+
+function never(message: string): never {
+  throw new Error(message);
+}
