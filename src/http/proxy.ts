@@ -119,8 +119,10 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
         trace.clientGone = true;
         return;
       }
+      // Waited for also before another attempt, which must not find the same dying instance again.
+      const outcome = await lease.outcomeWithin(reasonPatienceMs);
       if (!end.requestStarted && attempt < attempts) continue;
-      const error = upstreamError(model.id, end.error, await lease.outcomeWithin(reasonPatienceMs));
+      const error = upstreamError(model.id, end.error, outcome);
       if (!end.responseStarted) throw error;
       trace.error = error;
       breakOff(outgoing, end, error, { silent: detached });
