@@ -92,8 +92,8 @@ export function scanForBinary(args: readonly string[]): string | undefined {
 function childOptionsFrom(native: OptionValues, table: OptionTable, settings: Settings): OptionValues {
   const inherited = new Map(withoutKeys(native, new Set([...RESERVED_KEYS, ...KEYS_OF_ONE_CHILD])));
   const timeout = table.find(ROUTER_ROWS.timeoutMs.name)?.option;
-  // To a child 0 means "at once", which would break every request, and a negative number means "none"
-  // (https://github.com/ggml-org/llama.cpp/issues/25396). The environment reaches it too, hence for both.
+  // To a child 0 means that every byte must be there already, which breaks requests; a negative number is its
+  // "none" (https://github.com/ggml-org/llama.cpp/issues/25396). LLAMA_ARG_TIMEOUT reaches it too, hence for both.
   if (settings.timeoutMs === 0 && timeout !== undefined) inherited.set(timeout, '-1');
   return inherited;
 }

@@ -219,7 +219,7 @@ export class Instance {
   /** Never settles for a child that speaks the protocol: its ready line is the truth then. */
   async #healthyWithoutProtocol(port: number, signal: AbortSignal): Promise<void> {
     try {
-      await healthy(port, this.#spec.healthPath, signal);
+      await healthy(port, this.#spec.healthPath, this.#apiKey, signal);
       await delay(protocolGraceMs, undefined, { signal });
       if (!this.#speaksProtocol) return;
     } catch {

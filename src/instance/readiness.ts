@@ -11,7 +11,9 @@ const probeTimeoutMs = 2_000;
  *
  * @throws the signal's reason
  */
-export async function healthy(port: number, path: string, signal: AbortSignal): Promise<void> {
+export async function healthy(port: number, path: string, apiKey: string, signal: AbortSignal): Promise<void> {
+  // Under an --api-prefix the child asks for its key on every route.
+  const headers = { authorization: `Bearer ${apiKey}` };
   const client = new Client(`http://127.0.0.1:${port}`, {
     headersTimeout: probeTimeoutMs,
     bodyTimeout: probeTimeoutMs,
@@ -21,7 +23,7 @@ export async function healthy(port: number, path: string, signal: AbortSignal): 
     for (;;) {
       await delay(pollIntervalMs, undefined, { signal });
       try {
-        const response = await client.request({ method: 'GET', path, signal });
+        const response = await client.request({ method: 'GET', path, headers, signal });
         await response.body.dump();
         if (response.statusCode === 200) return;
       } catch {
