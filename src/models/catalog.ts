@@ -1,9 +1,12 @@
 import { isTruthy, type Option, type OptionTable, type OptionValues } from '../config/option-table.js';
 import { withoutKeys } from '../config/render-options.js';
+import { settleAliases } from './aliases.js';
 import { compareBytewise } from './bytewise.js';
 import type { HubCache } from './hub-cache.js';
 import type { Model, ModelSource } from './model.js';
+import { originOf } from './model-origin.js';
 import type { ModelsDir } from './models-dir.js';
+import { optionReader, type OptionReader } from './option-reader.js';
 import type { Preset, PresetSection } from './preset-file.js';
 import { RESERVED_IN_PRESETS } from './reserved-keys.js';
 import { stopTimeoutMs } from './stop-timeout.js';
@@ -26,14 +29,6 @@ export interface Catalog {
   readonly warnings: readonly string[];
   /** The model of that id, else the one of that alias; case matters. */
   resolve(name: string): Model | undefined;
-}
-
-/** Options of which a child needs one that is not empty, or it would start as a router itself. */
-const MODEL_GIVING = ['model', 'hf-repo', 'model-url', 'docker-repo'] as const;
-
-/** Options like `--fim-qwen-7b-spec` or `--gpt-oss-20b-default`, each of which stands for a repository. */
-function isModelShortcut(option: Option): boolean {
-  return option.valueCount === 0 && /^fim-|-default$/.test(option.key) && option.key !== 'spec-default';
 }
 
 /**
@@ -71,26 +66,6 @@ export function createCatalog(models: readonly Model[], warnings: readonly strin
   const byId = new Map(models.map((model) => [model.id, model]));
   const byAlias = new Map(models.flatMap((model) => model.aliases.map((alias) => [alias, model])));
   return { models, warnings, resolve: (name) => byId.get(name) ?? byAlias.get(name) };
-}
-
-/** Looks an option up by any of its names. */
-interface OptionReader {
-  /** The option; undefined if the binary has none of that name. */
-  find(name: string): Option | undefined;
-  /** Its value in `values`; undefined if it is absent or empty. */
-  get(values: OptionValues, name: string): string | undefined;
-}
-
-function optionReader(table: OptionTable): OptionReader {
-  const find = (name: string): Option | undefined => table.findKey(name)?.option;
-  return {
-    find,
-    get(values, name) {
-      const option = find(name);
-      const value = option === undefined ? undefined : values.get(option);
-      return value === '' ? undefined : value;
-    },
-  };
 }
 
 interface Discovered {
@@ -160,82 +135,8 @@ function describe(
   };
 }
 
-interface Origin {
-  readonly file?: string;
-  readonly offline: boolean;
-  readonly problem?: string;
-}
-
-/** Where the child will get its model from: a repository goes before a URL, and that before a path. */
-function originOf(options: OptionValues, cache: HubCache, read: OptionReader): Origin {
-  const hfRepo = read.get(options, 'hf-repo');
-  if (hfRepo !== undefined) {
-    const found = cache.resolve(hfRepo, read.get(options, 'hf-file'));
-    switch (found.kind) {
-      case 'file':
-        return { file: found.file, offline: !needsNetwork(options, cache, read) };
-      case 'unusable':
-        return { offline: false, problem: found.problem };
-      case 'absent':
-        return { offline: false };
-    }
-  }
-  const path = read.get(options, 'model');
-  if (read.get(options, 'model-url') !== undefined || read.get(options, 'docker-repo') !== undefined) {
-    return { offline: false };
-  }
-  if (path !== undefined) return { file: path, offline: false };
-  if ([...options].some(([option, value]) => isModelShortcut(option) && value !== ''))
-    return { offline: false };
-  const problem =
-    `names no model: give it ${MODEL_GIVING.map((name) => `'${name}'`).join(', ')}, ` +
-    'or name it exactly as a model of the cache or of --models-dir';
-  return { offline: false, problem };
-}
-
-/** Whether something besides the model itself is to be fetched, which `--offline` would forbid. */
-function needsNetwork(options: OptionValues, cache: HubCache, read: OptionReader): boolean {
-  if (['model-url', 'docker-repo', 'mmproj-url'].some((name) => read.get(options, name) !== undefined))
-    return true;
-  const draft = read.get(options, 'hf-repo-draft');
-  return draft !== undefined && cache.resolve(draft).kind !== 'file';
-}
-
 /** A comma list as a sorted list without blanks and repetitions. */
 function splitList(text: string | undefined): string[] {
   const items = (text ?? '').split(',').map((item) => item.trim());
   return [...new Set(items.filter((item) => item !== ''))].sort(compareBytewise);
-}
-
-/** Gives each alias to one model: an id goes before an alias, and of two aliases the first model's stays. */
-function settleAliases(models: readonly Model[], warnings: string[]): Model[] {
-  const ids = new Set(models.map(({ id }) => id));
-  const owners = new Map<string, string>();
-  const losers = new Map<string, string[]>();
-  const settled = models.map((model) => {
-    const aliases = model.aliases.filter((alias) => {
-      if (alias === model.id) return true;
-      const owner = ids.has(alias) ? alias : owners.get(alias);
-      if (owner === undefined) {
-        owners.set(alias, model.id);
-        return true;
-      }
-      losers.set(alias, [...(losers.get(alias) ?? []), model.id]);
-      return false;
-    });
-    return { ...model, aliases };
-  });
-  for (const [alias, without] of losers) {
-    const owner = owners.get(alias);
-    const meaning = owner === undefined ? 'is the id of a model' : `belongs to '${owner}'`;
-    warnings.push(`alias '${alias}' ${meaning}; it is ignored for ${some(without)}`);
-  }
-  return settled;
-}
-
-/** The first few of a list of names, and how many more there are: an alias in `[*]` reaches every model. */
-function some(names: readonly string[]): string {
-  const shown = names.slice(0, 3).map((name) => `'${name}'`);
-  const more = names.length - shown.length;
-  return shown.join(', ') + (more > 0 ? ` and ${more} more` : '');
 }

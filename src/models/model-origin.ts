@@ -1,0 +1,59 @@
+import { isFalsey, type Option, type OptionValues } from '../config/option-table.js';
+import type { HubCache } from './hub-cache.js';
+import type { OptionReader } from './option-reader.js';
+
+/** Options of which a child needs one that is not empty, or it would start as a router itself. */
+const MODEL_GIVING = ['model', 'hf-repo', 'model-url', 'docker-repo'] as const;
+
+/** Options like `--fim-qwen-7b-spec` or `--gpt-oss-20b-default`, each of which stands for a repository. */
+function isModelShortcut(option: Option): boolean {
+  return option.valueCount === 0 && /^fim-|-default$/.test(option.key) && option.key !== 'spec-default';
+}
+
+/** Where a child gets its model from. */
+export interface Origin {
+  /** The file on disk, where it is known before the start. */
+  readonly file?: string;
+  /** Whether the child needs nothing from the network, so that it may be told not to ask. */
+  readonly offline: boolean;
+  /** Why it would get none. */
+  readonly problem?: string;
+}
+
+/**
+ * Where a child with these options gets its model from: a repository goes before a URL, and that before a path
+ * (common/arg.cpp, `common_models_handler_apply`).
+ */
+export function originOf(options: OptionValues, cache: HubCache, read: OptionReader): Origin {
+  const hfRepo = read.get(options, 'hf-repo');
+  if (hfRepo !== undefined) {
+    const found = cache.resolve(hfRepo, read.get(options, 'hf-file'));
+    switch (found.kind) {
+      case 'file':
+        return { file: found.file, offline: !needsNetwork(options, cache, read) };
+      case 'unusable':
+        return { offline: false, problem: found.problem };
+      case 'absent':
+        return { offline: false };
+    }
+  }
+  const path = read.get(options, 'model');
+  if (read.get(options, 'model-url') !== undefined || read.get(options, 'docker-repo') !== undefined) {
+    return { offline: false };
+  }
+  if (path !== undefined) return { file: path, offline: false };
+  if ([...options].some(([option, value]) => isModelShortcut(option) && !isFalsey(value)))
+    return { offline: false };
+  const problem =
+    `names no model: give it ${MODEL_GIVING.map((name) => `'${name}'`).join(', ')}, ` +
+    'or name it exactly as a model of the cache or of --models-dir';
+  return { offline: false, problem };
+}
+
+/** Whether something besides the model itself is to be fetched, which `--offline` would forbid. */
+function needsNetwork(options: OptionValues, cache: HubCache, read: OptionReader): boolean {
+  if (['model-url', 'docker-repo', 'mmproj-url'].some((name) => read.get(options, name) !== undefined))
+    return true;
+  const draft = read.get(options, 'hf-repo-draft');
+  return draft !== undefined && cache.resolve(draft).kind !== 'file';
+}
