@@ -86,8 +86,8 @@ export class Supervisor {
     const demo = demoDirectory === undefined ? undefined : await ensureDemoModels(demoDirectory);
     const catalog = await discoverCatalog({
       env,
-      modelsDirs: [settings.modelsDir, demo].filter((directory) => directory !== undefined),
-      presetFile: settings.modelsPreset,
+      modelsDirs: [settings.modelsDir, demo?.directory].filter((directory) => directory !== undefined),
+      presetFiles: [demo?.presetFile, settings.modelsPreset].filter((file) => file !== undefined),
       base: childOptions,
       table: facts.table,
     });

@@ -36,19 +36,36 @@ export const demoModels: readonly DemoModel[] = [
  * Makes every demo model in `dir` that is missing there or is not what this version makes, and leaves all
  * other files alone. Two processes may do it at once, and a server may be running the old files.
  *
- * @returns `dir`, ready to be served as a models directory
+ * @returns `dir`, to be served as a models directory, and the presets file that goes with it
  * @throws the file system's error when `dir` cannot be read or written
  */
-export async function ensureDemoModels(dir: string): Promise<string> {
+export async function ensureDemoModels(dir: string): Promise<{ directory: string; presetFile: string }> {
   await mkdir(dir, { recursive: true });
   for (const { id, spec } of demoModels) {
-    const file = join(dir, `${id}.gguf`);
-    const wanted = knownAnswerModel({ name: id, ...spec });
-    const found = await readIfThere(file);
-    // Comparing the bytes notices a changed maker and a damaged file alike, in a few milliseconds.
-    if (!found?.equals(wanted)) await replaceFile(file, wanted);
+    await ensureContent(join(dir, `${id}.gguf`), knownAnswerModel({ name: id, ...spec }));
   }
-  return dir;
+  const presetFile = join(dir, 'presets.ini');
+  await ensureContent(presetFile, Buffer.from(demoPresets()));
+  return { directory: dir, presetFile };
+}
+
+/** What the demo models must be started with, as a presets file. */
+function demoPresets(): string {
+  return demoModels
+    .filter(({ options }) => Object.keys(options).length > 0)
+    .map(({ id, options }) => [
+      `[${id}]`,
+      ...Object.entries(options).map(([key, value]) => `${key} = ${value}`),
+      '',
+    ])
+    .flat()
+    .join('\n');
+}
+
+/** Comparing the bytes notices a changed maker and a damaged file alike, in a few milliseconds. */
+async function ensureContent(file: string, wanted: Buffer): Promise<void> {
+  const found = await readIfThere(file);
+  if (!found?.equals(wanted)) await replaceFile(file, wanted);
 }
 
 async function readIfThere(file: string): Promise<Buffer | undefined> {

@@ -50,6 +50,18 @@ export async function readPreset(path: string, table: OptionTable): Promise<Pres
   return parsePreset(bytes, path, table);
 }
 
+/** Several presets as one: a later section replaces an earlier one of its name, `[*]` values add up. */
+export function mergePresets(presets: readonly Preset[]): Preset {
+  const sections = presets.flatMap((preset) =>
+    preset.sections.map((section) => [section.name, section] as const),
+  );
+  return {
+    sections: [...new Map(sections).values()],
+    global: new Map(presets.flatMap((preset) => [...preset.global])),
+    warnings: presets.flatMap((preset) => preset.warnings),
+  };
+}
+
 /**
  * Parses a presets file by llama-server's grammar (common/preset.cpp), except that a fault costs the section it
  * stands in and not the file. `path` is for the messages only.

@@ -113,7 +113,7 @@ function discover(args: readonly string[]): Promise<Catalog> {
   return discoverCatalog({
     env: testEnv(),
     modelsDirs: settings.modelsDir === undefined ? [] : [settings.modelsDir],
-    presetFile: settings.modelsPreset,
+    presetFiles: settings.modelsPreset === undefined ? [] : [settings.modelsPreset],
     base: childOptions,
     table,
   });

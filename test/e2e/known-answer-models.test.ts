@@ -293,9 +293,9 @@ describe('known-answer models in the real llama-server', () => {
   });
 
   it.each(demoModels)('the demo model $id says its words in a chat', async ({ id, spec, options }) => {
-    const demoDir = await ensureDemoModels(join(dir, 'demo'));
+    const { directory } = await ensureDemoModels(join(dir, 'demo'));
     const flags = Object.keys(options).map((name) => `--${name}`);
-    const server = await serve(join(demoDir, `${id}.gguf`), flags);
+    const server = await serve(join(directory, `${id}.gguf`), flags);
     running.push(server);
     expect(await chat(server)).toEqual({ content: spec.words.join(' '), finish: 'stop' });
     if (spec.pooling) expect((await embed(server, 'some text')).length).toBeGreaterThan(0);

@@ -17,8 +17,10 @@ describe('the demo models', () => {
   afterEach(() => rm(parent, { recursive: true }));
 
   it('are made in a directory that did not exist, each under its id and with its id as its name', async () => {
-    expect(await ensureDemoModels(dir)).toBe(dir);
-    expect((await readdir(dir)).toSorted()).toEqual(fileNames);
+    const presetFile = join(dir, 'presets.ini');
+    expect(await ensureDemoModels(dir)).toEqual({ directory: dir, presetFile });
+    expect((await readdir(dir)).toSorted()).toEqual([...fileNames, 'presets.ini']);
+    expect(await readFile(presetFile, 'utf8')).toBe('[demo-embeddings]\nembeddings = true\n');
     for (const { id } of demoModels) {
       const { metadata } = parseGguf(await readFile(join(dir, `${id}.gguf`)));
       expect(metadata.get('general.name')).toBe(id);
@@ -70,7 +72,7 @@ describe('the demo models', () => {
 
   it('come out whole and without leftovers when several make them at once', async () => {
     await Promise.all(Array.from({ length: 6 }, () => ensureDemoModels(dir)));
-    expect((await readdir(dir)).toSorted()).toEqual(fileNames);
+    expect((await readdir(dir)).toSorted()).toEqual([...fileNames, 'presets.ini']);
     for (const name of fileNames) expect(parseGguf(await readFile(join(dir, name))).tensors.size).toBe(12);
   });
 

@@ -10,7 +10,7 @@ const discover = (options: Partial<DiscoveryOptions>): ReturnType<typeof discove
   discoverCatalog({
     env: { LLAMA_CACHE: '/nonexistent' },
     modelsDirs: [],
-    presetFile: undefined,
+    presetFiles: [],
     base: new Map(),
     table,
     ...options,
@@ -38,7 +38,11 @@ it('every source is found, and each broken model is listed with its reason besid
     ].join('\n'),
   );
 
-  const catalog = await discover({ env: { HF_HUB_CACHE: cache }, modelsDirs: [models], presetFile });
+  const catalog = await discover({
+    env: { HF_HUB_CACHE: cache },
+    modelsDirs: [models],
+    presetFiles: [presetFile],
+  });
   expect(catalog.models.map(({ id, problem }) => [id, problem])).toEqual([
     ['bad-line', `${presetFile}:7: is neither 'key = value' nor '[section]' nor a comment: 'oops'`],
     ['empty', `'${empty}' is empty`],
@@ -65,7 +69,7 @@ it('a models directory or a presets file that is missing is an error', async () 
   await expect(discover({ modelsDirs: ['/nonexistent/models'] })).rejects.toThrow(
     "--models-dir '/nonexistent/models' does not exist",
   );
-  await expect(discover({ presetFile: '/nonexistent/p.ini' })).rejects.toThrow(
+  await expect(discover({ presetFiles: ['/nonexistent/p.ini'] })).rejects.toThrow(
     "--models-preset '/nonexistent/p.ini' does not exist",
   );
 });
