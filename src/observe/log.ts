@@ -9,11 +9,28 @@ export interface LogOptions {
   readonly format: 'auto' | 'json' | 'text';
 }
 
+/** Lines that a stuck reader of the log has not taken are kept up to here, then dropped. Bytes. */
+const maxUnwrittenBytes = 4 * 1024 * 1024;
+
 /** The supervisor's log: one record a line on standard output. */
 export async function createLog({ level, format }: LogOptions): Promise<Logger> {
   const asText = format === 'text' || (format === 'auto' && process.stdout.isTTY);
-  const destination = asText ? await textDestination() : pino.destination({ fd: 1, sync: true });
+  const destination = asText ? await textDestination() : jsonDestination();
   return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+}
+
+/** Never waits for the reader: whoever reads the log must not be able to stop the requests. */
+function jsonDestination(): DestinationStream {
+  const destination = pino.destination({ fd: 1, sync: false, maxLength: maxUnwrittenBytes });
+  process.once('exit', () => {
+    try {
+      destination.flushSync();
+    } catch {
+      // The reader is gone or stuck; there is nobody to tell.
+    }
+  });
+  destination.on('error', () => undefined);
+  return destination;
 }
 
 async function textDestination(): Promise<DestinationStream> {
