@@ -92,6 +92,9 @@ export class ChildProcess {
   }
 
   async #whenExited(): Promise<ChildExit> {
+    const closed = new Promise<void>((resolve) => {
+      this.#subprocess.once('close', () => resolve());
+    });
     const exit = await new Promise<ChildExit>((resolve) => {
       this.#subprocess.once('error', (spawnError: Error) => {
         if (this.#subprocess.pid === undefined) resolve({ code: null, signal: null, spawnError });
@@ -104,18 +107,17 @@ export class ChildProcess {
     // Whatever the child started goes with it. Its group number stays taken while anything of it lives.
     this.signal('SIGKILL');
     if (this.#subprocess.pid !== undefined) this.#guard.remove(this.#subprocess.pid);
-    await this.#lastWords();
+    await this.#lastWords(closed);
     return exit;
   }
 
-  #lastWords(): Promise<void> {
+  #lastWords(closed: Promise<void>): Promise<void> {
     return new Promise((resolve) => {
-      const done = (): void => {
+      const timer = setTimeout(resolve, lastWordsMs);
+      void closed.then(() => {
         clearTimeout(timer);
         resolve();
-      };
-      const timer = setTimeout(done, lastWordsMs);
-      this.#subprocess.once('close', done);
+      });
     });
   }
 }
