@@ -206,7 +206,7 @@ function nameIn(name: ModelName): string {
     case 'missing':
       throw new RouterError('model_missing', 'model name is missing from the request');
     case 'malformed':
-      throw new RouterError('body_malformed', `request body cannot be read: ${name.reason}`);
+      throw new RouterError('body_malformed', name.reason);
   }
 }
 

@@ -121,7 +121,7 @@ export class JsonModelScanner {
       this.failToParse(`it ends inside the string that begins at byte ${this.stringOffset}`);
     } else if (this.inObject ? this.expected < BODY_END : this.nesting > 0) {
       this.failToParse(`it ends after ${this.offset} bytes with a bracket still open`);
-    } else if (this.markBytes > 0 && this.markBytes < BYTE_ORDER_MARK.length) {
+    } else if (this.markBytes < BYTE_ORDER_MARK.length) {
       this.failToParse('it ends inside a byte order mark');
     }
   }
