@@ -4,6 +4,7 @@ import { findLlamaServer, noBinaryMessage, UnusableBinaryError } from './config/
 import { cacheDirectory } from './config/directories.js';
 import { loadOptionTable } from './config/help.js';
 import { helpText } from './config/start-help.js';
+import { parentDeathPrefix } from './instance/parent-death.js';
 import { runInPlace } from './instance/run-in-place.js';
 import { createLog, type Logger } from './observe/log.js';
 import { Supervisor } from './supervisor.js';
@@ -42,7 +43,10 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   }
   const found = findLlamaServer({ explicit: scanForBinary(args), env });
   if (!found) throw new UnusableBinaryError(noBinaryMessage());
-  const facts = await loadOptionTable(found.path, cacheDirectory(env), { env });
+  const facts = await loadOptionTable(found.path, cacheDirectory(env), {
+    env,
+    commandPrefix: parentDeathPrefix(),
+  });
   const { settings, childOptions, warnings, directModel, directQuery, nativeArgs } = parseCommandLine(
     args,
     facts.table,

@@ -20,6 +20,8 @@ export interface LlamaServerFacts {
 export interface AskOptions {
   /** The environment to run the binary in, before what would change its answers is taken out. */
   readonly env?: NodeJS.ProcessEnv;
+  /** Put before the command, to have it end with us: a binary that hangs must not outlive a supervisor that is ended. */
+  readonly commandPrefix?: readonly string[];
   /** How long each question may take. */
   readonly timeoutMs?: number;
 }
@@ -101,8 +103,9 @@ interface Answer {
 
 /** Runs `binary question` in its own process group, so that what a wrapper started ends with it. */
 async function ask(binary: string, question: string, options: AskOptions): Promise<Answer> {
-  const { env = process.env, timeoutMs = ASK_TIMEOUT_MS } = options;
-  const subprocess = execa(binary, [question], {
+  const { env = process.env, timeoutMs = ASK_TIMEOUT_MS, commandPrefix = [] } = options;
+  const [file, ...args] = [...commandPrefix, binary, question];
+  const subprocess = execa(file, args, {
     env: withoutOurVariables(env),
     extendEnv: false,
     detached: true,

@@ -1,7 +1,11 @@
-/** What would make a child something else than a child: a router, a TLS or Vertex server, a writer of one log. */
+/**
+ * What would make a child something else than a child: a router, a download worker, a TLS or Vertex server, a
+ * writer of one log.
+ */
 const removed = [
   /^LLAMA_API_KEY$/,
   /^LLAMA_ARG_(NO_)?MODELS_/,
+  /^LLAMA_SERVER_CHILD_MODE$/,
   /^LLAMA_ARG_LOG_FILE$/,
   /^AIP_/,
   /^LLAMA_SUPERVISOR_/,

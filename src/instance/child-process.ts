@@ -95,10 +95,9 @@ export class ChildProcess {
     const closed = new Promise<void>((resolve) => {
       this.#subprocess.once('close', () => resolve());
     });
+    const { pid } = this.#subprocess;
+    if (pid === undefined) return await this.#whyNeverStarted();
     const exit = await new Promise<ChildExit>((resolve) => {
-      this.#subprocess.once('error', (spawnError: Error) => {
-        if (this.#subprocess.pid === undefined) resolve({ code: null, signal: null, spawnError });
-      });
       this.#subprocess.once('exit', (code: number | null, signal: NodeJS.Signals | null) =>
         resolve({ code, signal }),
       );
@@ -106,9 +105,17 @@ export class ChildProcess {
     this.#hasExited = true;
     // Whatever the child started goes with it. Its group number stays taken while anything of it lives.
     this.signal('SIGKILL');
-    if (this.#subprocess.pid !== undefined) this.#guard.remove(this.#subprocess.pid);
+    this.#guard.remove(pid);
     await this.#lastWords(closed);
     return exit;
+  }
+
+  /** From execa's result: a command line that is too long, for one, is told by no event. */
+  async #whyNeverStarted(): Promise<ChildExit> {
+    const { cause, shortMessage } = await this.#subprocess;
+    this.#hasExited = true;
+    const spawnError = cause instanceof Error ? cause : new Error(shortMessage);
+    return { code: null, signal: null, spawnError };
   }
 
   #lastWords(closed: Promise<void>): Promise<void> {

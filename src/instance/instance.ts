@@ -64,12 +64,13 @@ export class Instance {
   readonly #spec: LaunchSpec;
   readonly #context: InstanceContext;
   readonly #onChange: (instance: Instance) => void;
-  readonly #apiKey = randomBytes(24).toString('base64url');
   readonly #stopRequested = new AbortController();
   #state: InstanceState = { name: 'loading', progress: undefined };
   #child: ChildProcess | undefined;
   #upstream: Upstream | undefined;
   #port = 0;
+  /** Belongs to one spawn attempt, as the port does: who has taken the port may have heard the key. */
+  #apiKey = '';
   #readyInfo: ModelInfo | undefined;
   #speaksProtocol = false;
   #markReady: () => void = () => undefined;
@@ -82,7 +83,8 @@ export class Instance {
     this.#context = context;
     this.#onChange = onChange;
     this.spawned = new Promise((resolve) => (this.#markSpawned = resolve));
-    this.exited = this.#run().then((outcome) => {
+    const run = this.#run().catch((error: unknown) => this.#brokenRun(error));
+    this.exited = run.then((outcome) => {
       this.#markSpawned();
       this.#upstream?.destroy();
       this.#transition({ name: 'exited', outcome });
@@ -177,6 +179,7 @@ export class Instance {
   #spawn(port: number): ChildProcess {
     const { modelId } = this;
     const { guard, events, log } = this.#context;
+    this.#apiKey = randomBytes(24).toString('base64url');
     const child: ChildProcess = new ChildProcess({
       command: this.#spec.command(port),
       environment: {
@@ -317,8 +320,22 @@ export class Instance {
     return { ...this.#failure(phase, describeExit(exit), child), exitCode: exitCode(exit) };
   }
 
-  #failure(phase: 'loading' | 'running', message: string, child: ChildProcess): Outcome & { kind: 'failed' } {
-    return { kind: 'failed', phase, message, exitCode: 1, lastLines: child.lastLines(), at: new Date() };
+  /** What threw (no free port, a command line that cannot be made) is this model's failure and nobody else's. */
+  #brokenRun(error: unknown): Outcome {
+    this.#child?.signal('SIGKILL');
+    const stopping = this.#stopping();
+    if (stopping) return { kind: 'stopped', reason: stopping.reason, exitCode: 0 };
+    const cause = error instanceof Error ? error.message : String(error);
+    return this.#failure('loading', `could not be started: ${cause}`, this.#child);
+  }
+
+  #failure(
+    phase: 'loading' | 'running',
+    message: string,
+    child: ChildProcess | undefined,
+  ): Outcome & { kind: 'failed' } {
+    const lastLines = child?.lastLines() ?? [];
+    return { kind: 'failed', phase, message, exitCode: 1, lastLines, at: new Date() };
   }
 
   #transition(next: InstanceState): void {

@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import type { Socket } from 'node:net';
 import type { Logger } from '../observe/log.js';
 
 /**
@@ -17,6 +18,9 @@ while read -r sign group; do
 done
 for group in $groups; do kill -KILL "-$group" 2>/dev/null; done
 `;
+
+/** Between the end of a guard and the start of the next. */
+const restartDelayMs = 100;
 
 /**
  * Sees to it that no child outlives the supervisor, not even one ended by SIGKILL: a process of its own session
@@ -64,15 +68,27 @@ export class OrphanGuard {
     });
     this.#process = guard;
     guard.unref();
-    guard.stdin.on('error', () => undefined);
-    (guard.stdin as unknown as { unref?: () => void }).unref?.();
-    guard.once('error', (error) => this.#log.error({ err: error }, 'the orphan guard could not be started'));
+    // There is no pipe when the process could not be started (no file handle left, for one).
+    const pipe = guard.stdin as Socket | null | undefined;
+    pipe?.on('error', () => undefined);
+    pipe?.unref();
+    for (const group of this.#groups) this.#write(`+ ${group}\n`);
+    guard.once('error', (error) => {
+      this.#log.error({ err: error }, 'the orphan guard could not be started');
+      if (guard.pid === undefined) this.#startAgainSoon();
+    });
     guard.once('exit', () => {
       if (this.#closed) return;
       this.#log.warn('the orphan guard was ended from outside; starting another');
-      this.#start();
-      for (const group of this.#groups) this.#write(`+ ${group}\n`);
+      this.#startAgainSoon();
     });
+  }
+
+  /** Not at once: where a guard cannot live, trying must not become the work. */
+  #startAgainSoon(): void {
+    setTimeout(() => {
+      if (!this.#closed) this.#start();
+    }, restartDelayMs).unref();
   }
 
   #write(line: string): void {

@@ -11,7 +11,12 @@ const probeTimeoutMs = 2_000;
  *
  * @throws the signal's reason
  */
-export async function healthy(port: number, path: string, apiKey: string, signal: AbortSignal): Promise<void> {
+export async function healthy(
+  port: number,
+  path: string,
+  apiKey: string,
+  signal: AbortSignal,
+): Promise<void> {
   // Under an --api-prefix the child asks for its key on every route.
   const headers = { authorization: `Bearer ${apiKey}` };
   const client = new Client(`http://127.0.0.1:${port}`, {
