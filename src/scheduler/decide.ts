@@ -5,15 +5,16 @@
 
 export interface InstanceView {
   readonly model: string;
-  /** `ready` covers everything that can take a request: loaded, sleeping, waking. */
-  readonly phase: 'loading' | 'ready' | 'stopping';
+  /**
+   * `ready` covers everything that can take a request: loaded, sleeping, waking. `draining`: an explicit unload lets
+   * its requests end first, which can take long.
+   */
+  readonly phase: 'loading' | 'ready' | 'draining' | 'stopping';
   readonly leases: number;
   /** Time of the end of its last request, or of its becoming ready. Milliseconds, monotonic. */
   readonly lastUsed: number;
   /** Time at which it became ready. */
   readonly readySince: number;
-  /** It takes no new leases: a starving queue entry is waiting for it to become idle. */
-  readonly held: boolean;
 }
 
 /** All waiters for one model; the queue is in order of arrival. */
@@ -27,6 +28,8 @@ export interface Snapshot {
   readonly limit: number;
   readonly instances: readonly InstanceView[];
   readonly queue: readonly QueueView[];
+  /** What the last decision held. */
+  readonly held: readonly string[];
   readonly now: number;
   /** How long traffic to loaded models may hold up a queued one. Milliseconds. */
   readonly fairAfter: number;
@@ -37,20 +40,25 @@ export interface Decision {
   readonly admit: readonly string[];
   readonly start: readonly string[];
   readonly stop: readonly string[];
-  /** All instances that take no new leases from now on; those not named (any more) do. */
+  /**
+   * All instances that take no new leases from now on, because a starving entry waits for them to become idle; those
+   * not named (any more) do. In the order of those entries.
+   */
   readonly hold: readonly string[];
 }
 
 /**
  * The queue is walked in order of arrival. What each entry whose model is not there yet gets:
  *
- * 1. Its instance is loading: it waits for that.
+ * 1. Its instance is loading, or draining: it waits for that.
  * 2. A slot is free, and no instance of its own is still stopping: it starts.
- * 3. A slot is becoming free, not yet promised to an entry before it: it waits for that.
+ * 3. An instance is stopping, its slot not yet promised to an entry before it: it waits for that. (One that is
+ *    draining promises nothing: a long drain must not keep a model from a slot that an idle one can give.)
  * 4. There is a victim: the least recently used ready instance without leases that nobody waits for. One that is
  *    held is a victim also for entries that came before those that wait for it. It is stopped, one per entry.
  * 5. It has waited `fairAfter` and everything is busy: the instance that has been ready longest is held, so that
- *    its leases run out. One that is held already stays the one.
+ *    its leases run out; not one that an entry before it waits for. One that is held already stays the one: else it would take
+ *    new leases just before the old ones have run out.
  * 6. It waits.
  *
  * Then: 7. An entry whose instance is ready is admitted, unless that instance is now held or stopped.
@@ -58,26 +66,30 @@ export interface Decision {
  * Never more instances than the limit, since only a free slot starts one; never a victim with leases; loading
  * instances are never victims.
  */
-export function decide({ limit, instances, queue, now, fairAfter }: Snapshot): Decision {
+export function decide({ limit, instances, queue, held, now, fairAfter }: Snapshot): Decision {
   const byModel = new Map(instances.map((instance) => [instance.model, instance]));
   const placeInQueue = new Map(queue.map((entry, place) => [entry.model, place]));
+  const placeInHeld = new Map(held.map((model, place) => [model, place]));
   const start: string[] = [];
   const stop: string[] = [];
   const hold: string[] = [];
   let free = limit === 0 ? Number.POSITIVE_INFINITY : limit - instances.length;
   let freeing = instances.filter((instance) => instance.phase === 'stopping').length;
 
-  const idle = instances
-    .filter(
-      ({ phase, leases, held, model }) =>
-        phase === 'ready' && leases === 0 && (held || !placeInQueue.has(model)),
-    )
+  const ready = instances.filter(({ phase }) => phase === 'ready');
+  const idle = ready
+    .filter(({ leases, model }) => leases === 0 && (placeInHeld.has(model) || !placeInQueue.has(model)))
     .sort(byLeastRecentUse);
-  const busy = instances.filter(({ phase, leases }) => phase === 'ready' && leases > 0).sort(byHolding);
+  const heldFirst = ({ model }: InstanceView): number => placeInHeld.get(model) ?? held.length;
+  const busy = ready
+    .filter(({ leases }) => leases > 0)
+    .sort((a, b) => heldFirst(a) - heldFirst(b) || byReadiness(a, b));
 
   queue.forEach((entry, place) => {
+    const notWantedBefore = ({ model }: InstanceView): boolean =>
+      (placeInQueue.get(model) ?? Number.POSITIVE_INFINITY) > place;
     const own = byModel.get(entry.model);
-    if (own?.phase === 'loading' || own?.phase === 'ready') return; // 1, 7
+    if (own !== undefined && own.phase !== 'stopping') return; // 1, 7
     if (free > 0 && own === undefined) {
       start.push(entry.model); // 2
       free -= 1;
@@ -87,15 +99,12 @@ export function decide({ limit, instances, queue, now, fairAfter }: Snapshot): D
       freeing -= 1; // 3
       return;
     }
-    const choice = idle.findIndex(
-      ({ model }) => (placeInQueue.get(model) ?? Number.POSITIVE_INFINITY) > place,
-    );
-    const victim = choice === -1 ? undefined : idle.splice(choice, 1)[0];
+    const victim = takeFirst(idle, notWantedBefore);
     if (victim) {
       stop.push(victim.model); // 4
       return;
     }
-    const longest = now - entry.since >= fairAfter ? busy.shift() : undefined;
+    const longest = now - entry.since >= fairAfter ? takeFirst(busy, notWantedBefore) : undefined;
     if (longest) hold.push(longest.model); // 5
     // 6
   });
@@ -107,12 +116,21 @@ export function decide({ limit, instances, queue, now, fairAfter }: Snapshot): D
   return { admit, start, stop, hold };
 }
 
+/** Removes and returns the first that is suitable. */
+function takeFirst(
+  instances: InstanceView[],
+  suitable: (instance: InstanceView) => boolean,
+): InstanceView | undefined {
+  const place = instances.findIndex(suitable);
+  return place === -1 ? undefined : instances.splice(place, 1)[0];
+}
+
 function byLeastRecentUse(a: InstanceView, b: InstanceView): number {
   return a.lastUsed - b.lastUsed || compareBytewise(a.model, b.model);
 }
 
-function byHolding(a: InstanceView, b: InstanceView): number {
-  return Number(b.held) - Number(a.held) || a.readySince - b.readySince || compareBytewise(a.model, b.model);
+function byReadiness(a: InstanceView, b: InstanceView): number {
+  return a.readySince - b.readySince || compareBytewise(a.model, b.model);
 }
 
 function compareBytewise(a: string, b: string): number {

@@ -4,8 +4,11 @@
  */
 import { RouterError } from '../errors.js';
 
-/** `lease`: a request that needs a ready instance. `load`: an explicit load, served once its child is spawned. */
-export type WaitKind = 'lease' | 'load';
+/**
+ * `lease`: a request that needs a ready instance. `look`: one that must not cause a load; it waits for an instance
+ * that is there. `load`: an explicit load, served once its child is spawned.
+ */
+export type WaitKind = 'lease' | 'look' | 'load';
 
 interface Waiter<T> {
   readonly kind: WaitKind;
@@ -110,10 +113,15 @@ export class WaitQueue<T> {
     for (const waiter of this.#take(model)) waiter.refuse(error);
   }
 
-  #take(model: string): Waiter<T>[] {
+  /** Refuses the model's waiters of kind `look`: what they waited for is going. */
+  refuseLooks(model: string, error: RouterError): void {
+    for (const waiter of this.#take(model, 'look')) waiter.refuse(error);
+  }
+
+  #take(model: string, kind?: WaitKind): Waiter<T>[] {
     const entry = this.#entries.get(model);
     if (!entry) return [];
-    const waiters = [...entry.waiters];
+    const waiters = [...entry.waiters].filter((waiter) => kind === undefined || waiter.kind === kind);
     for (const waiter of waiters) this.#remove(entry, waiter);
     return waiters;
   }

@@ -4,7 +4,7 @@ import type { Instance } from '../instance/instance.js';
 import { statusWord, type LoadProgress, type ModelInfo, type Outcome } from '../instance/state.js';
 import type { Upstream } from '../instance/upstream.js';
 import { decide, type InstanceView } from './decide.js';
-import { WaitQueue } from './queue.js';
+import { WaitQueue, type WaitKind } from './queue.js';
 
 export type { Outcome } from '../instance/state.js';
 
@@ -59,8 +59,6 @@ interface Running {
   lastUsed: number;
   /** Undefined until it is ready. */
   readySince: number | undefined;
-  /** It takes no new leases, so that it becomes idle for a model that is starving. */
-  held: boolean;
   /** An explicit unload waits for its requests to end. */
   draining: NodeJS.Timeout | undefined;
 }
@@ -84,6 +82,8 @@ export class Scheduler {
   readonly #running = new Map<string, Running>();
   readonly #past = new Map<string, Past>();
   readonly #queue: WaitQueue<Lease | undefined>;
+  /** Models whose instances take no new leases, so that they become idle for models that are starving. */
+  #held: readonly string[] = [];
   #fairnessTimer: NodeJS.Timeout | undefined;
   #onIdle: (() => void) | undefined;
   #ticking = false;
@@ -118,13 +118,10 @@ export class Scheduler {
     if (atOnce) return atOnce;
     const running = this.#running.get(model);
     if (!autoload && (!running || isStopping(running))) {
-      throw new RouterError('model_not_loaded', 'model is not loaded', { model });
+      throw notLoaded(model);
     }
-    const loading = running?.instance.state.name === 'loading';
-    const lease = this.#queue.join(model, 'lease', signal, { timed: !loading });
-    this.#announce(model);
-    this.#tick();
-    return (await lease) ?? never(`a waiter for a lease on ${model} was served without one`);
+    const lease = await this.#waitInLine(model, autoload ? 'lease' : 'look', signal);
+    return lease ?? never(`a waiter for a lease on ${model} was served without one`);
   }
 
   /**
@@ -138,10 +135,7 @@ export class Scheduler {
     if (running && !isStopping(running)) {
       throw new RouterError('model_already_running', 'model is already running', { model });
     }
-    const spawned = this.#queue.join(model, 'load', signal, { timed: true });
-    this.#announce(model);
-    this.#tick();
-    await spawned;
+    await this.#waitInLine(model, 'load', signal);
     await this.#running.get(model)?.instance.spawned;
   }
 
@@ -231,9 +225,16 @@ export class Scheduler {
     for (const { instance } of this.#running.values()) instance.kill();
   }
 
-  #announce(model: string): void {
-    if (this.#queue.waitersFor(model) !== 1) return;
-    this.#effects.events.emit({ type: 'model.queued', model, position: this.#queue.entries().length });
+  /** A load in progress bounds the wait for it; any other wait is bounded by the queue. */
+  #waitInLine(model: string, kind: WaitKind, signal: AbortSignal): Promise<Lease | undefined> {
+    const loading = this.#running.get(model)?.instance.state.name === 'loading';
+    const waitersBefore = this.#queue.waitersFor(model);
+    const served = this.#queue.join(model, kind, signal, { timed: !loading });
+    if (waitersBefore === 0 && this.#queue.waitersFor(model) === 1) {
+      this.#effects.events.emit({ type: 'model.queued', model, position: this.#queue.entries().length });
+    }
+    this.#tick();
+    return served;
   }
 
   /** Decides and carries out. What is carried out may ask for another decision: then it follows, not nests. */
@@ -254,7 +255,7 @@ export class Scheduler {
   #decideAndAct(): void {
     clearTimeout(this.#fairnessTimer);
     if (this.#closed || this.#queue.size === 0) {
-      for (const running of this.#running.values()) running.held = false;
+      this.#held = [];
       return;
     }
     const now = performance.now();
@@ -262,15 +263,17 @@ export class Scheduler {
       limit: this.#options.modelsMax,
       instances: Array.from(this.#running, ([model, running]) => view(model, running)),
       queue: this.#queue.entries(),
+      held: this.#held,
       now,
       fairAfter: this.#options.fairAfterMs,
     });
-    const held = new Set(hold);
-    for (const [model, running] of this.#running) running.held = held.has(model);
+    this.#held = hold;
     for (const model of admit) {
       const running = this.#running.get(model);
       if (running) this.#queue.serve(model, () => this.#lease(running));
     }
+    // What was admitted is busy now: whether it is to be held for one that is starving already is a new question.
+    if (admit.length > 0) this.#tick();
     for (const model of stop) this.#running.get(model)?.instance.stop('evicted');
     for (const model of start) this.#start(model);
     this.#armFairness(now);
@@ -279,7 +282,7 @@ export class Scheduler {
   /** Looks again when the next entry has waited long enough to starve. */
   #armFairness(now: number): void {
     const { fairAfterMs } = this.#options;
-    const waits = this.#queue.entries().map(({ since }) => since + fairAfterMs - now);
+    const waits = this.#queue.entries().map(({ since }) => fairAfterMs - (now - since));
     const next = waits.find((wait) => wait > 0);
     if (next === undefined || this.#closed) return;
     this.#fairnessTimer = setTimeout(() => this.#tick(), next);
@@ -291,6 +294,8 @@ export class Scheduler {
       instance = this.#effects.launch(model, (changed) => this.#onChange(changed));
     } catch (error) {
       this.#queue.refuse(model, error instanceof RouterError ? error : cannotLaunch(model, error));
+      // The slot is free again, for the next in line.
+      this.#tick();
       return;
     }
     this.#running.set(model, {
@@ -298,7 +303,6 @@ export class Scheduler {
       leases: 0,
       lastUsed: performance.now(),
       readySince: undefined,
-      held: false,
       draining: undefined,
     });
     this.#queue.loadBegins(model, () => undefined);
@@ -318,6 +322,8 @@ export class Scheduler {
         running.readySince ??= running.lastUsed = performance.now();
         break;
       case 'stopping':
+        // Whoever waits for a load that took too long hears of that when the child's last words are known.
+        if (state.reason !== 'load deadline') this.#queue.refuseLooks(model, notLoaded(model));
         break;
       case 'exited':
         clearTimeout(running.draining);
@@ -326,14 +332,16 @@ export class Scheduler {
         if (state.outcome.kind === 'failed' && state.outcome.phase === 'loading') {
           this.#queue.refuse(model, loadFailed(model, state.outcome));
         }
+        this.#queue.refuseLooks(model, notLoaded(model));
         break;
     }
     this.#tick();
   }
 
   #canServe(running: Running): boolean {
-    if (running.held || running.draining !== undefined) return false;
-    const { name } = running.instance.state;
+    const { modelId, state } = running.instance;
+    if (running.draining !== undefined || this.#held.includes(modelId)) return false;
+    const { name } = state;
     return name === 'ready' || name === 'sleeping' || name === 'waking';
   }
 
@@ -375,14 +383,24 @@ export class Scheduler {
   }
 }
 
-function view(
-  model: string,
-  { instance, leases, lastUsed, readySince, held, draining }: Running,
-): InstanceView {
-  const { name } = instance.state;
-  const stopping = name === 'stopping' || name === 'exited' || draining !== undefined;
-  const phase = stopping ? 'stopping' : name === 'loading' ? 'loading' : 'ready';
-  return { model, phase, leases, lastUsed, readySince: readySince ?? Number.POSITIVE_INFINITY, held };
+function view(model: string, running: Running): InstanceView {
+  const { leases, lastUsed } = running;
+  const readySince = running.readySince ?? Number.POSITIVE_INFINITY;
+  return { model, phase: phaseOf(running), leases, lastUsed, readySince };
+}
+
+function phaseOf({ instance, draining }: Running): InstanceView['phase'] {
+  switch (instance.state.name) {
+    case 'loading':
+      return 'loading';
+    case 'ready':
+    case 'sleeping':
+    case 'waking':
+      return draining === undefined ? 'ready' : 'draining';
+    case 'stopping':
+    case 'exited':
+      return 'stopping';
+  }
 }
 
 function isStopping({ instance, draining }: Running): boolean {
@@ -400,6 +418,10 @@ function loadFailed(model: string, outcome: Outcome & { kind: 'failed' }): Route
 function cannotLaunch(model: string, cause: unknown): RouterError {
   const message = `model name=${model} failed to load: ${cause instanceof Error ? cause.message : String(cause)}`;
   return new RouterError('load_failed', message, { model, cause, retryAfterS: failedRetryAfterS });
+}
+
+function notLoaded(model: string): RouterError {
+  return new RouterError('model_not_loaded', 'model is not loaded', { model });
 }
 
 function notRunning(model: string): RouterError {

@@ -1,0 +1,165 @@
+import { setImmediate as turnOfTheLoop } from 'node:timers/promises';
+import { vi } from 'vitest';
+import { RouterError } from '../../../src/errors.js';
+import { EventBus, type SupervisorEvent } from '../../../src/events/events.js';
+import type { StopReason } from '../../../src/instance/state.js';
+import { Scheduler, type Lease, type SchedulerOptions } from '../../../src/scheduler/scheduler.js';
+import { FakeInstance } from './fake-instance.js';
+
+/** `look`: a request that loads nothing (`autoload=false`). */
+export type AskKind = 'lease' | 'look' | 'load';
+
+/** One request to the scheduler, and what has become of it. */
+export class Ask {
+  readonly model: string;
+  readonly kind: AskKind;
+  readonly askedAt = performance.now();
+  /** The client is gone. */
+  hasLeft = false;
+  lease: Lease | undefined;
+  released = false;
+  error: RouterError | undefined;
+  /** A load that was asked for is on its way. */
+  loaded = false;
+  readonly #client = new AbortController();
+
+  constructor(model: string, kind: AskKind) {
+    this.model = model;
+    this.kind = kind;
+  }
+
+  arriveAt(scheduler: Scheduler): void {
+    const { signal } = this.#client;
+    const answer =
+      this.kind === 'load'
+        ? scheduler.load(this.model, signal)
+        : scheduler.acquire(this.model, signal, { autoload: this.kind === 'lease' });
+    answer.then(
+      (lease) => {
+        this.loaded = this.kind === 'load';
+        this.lease = lease ?? undefined;
+      },
+      (error: unknown) => {
+        if (!(error instanceof RouterError)) throw error;
+        this.error = error;
+      },
+    );
+  }
+
+  get isWaiting(): boolean {
+    return this.lease === undefined && this.error === undefined && !this.loaded;
+  }
+
+  get holdsLease(): boolean {
+    return this.lease !== undefined && !this.released;
+  }
+
+  leave(): void {
+    this.hasLeft = true;
+    this.#client.abort();
+  }
+
+  finish(): void {
+    this.released = true;
+    this.lease?.release();
+  }
+}
+
+const defaults: SchedulerOptions = {
+  modelsMax: 1,
+  queueMax: 100,
+  queueTimeoutMs: 600_000,
+  fairAfterMs: 30_000,
+  drainTimeoutMs: 60_000,
+};
+
+/** The real scheduler over fake instances. Its timers are the test's: see `passes`. */
+export class Rig {
+  readonly scheduler: Scheduler;
+  /** Every instance ever launched, in order. */
+  readonly launched: FakeInstance[] = [];
+  readonly events: SupervisorEvent[] = [];
+  /** Models whose launch throws. */
+  readonly unlaunchable = new Set<string>();
+  /** Called before each launch and each first stop. */
+  onLaunch: (model: string) => void = () => undefined;
+  onStop: (instance: FakeInstance, reason: StopReason) => void = () => undefined;
+
+  constructor(options: Partial<SchedulerOptions> = {}) {
+    const events = new EventBus((error) => {
+      throw error;
+    });
+    events.subscribe((event) => this.events.push(event));
+    this.scheduler = new Scheduler(
+      { ...defaults, ...options },
+      {
+        events,
+        launch: (model, onChange) => {
+          this.onLaunch(model);
+          if (this.unlaunchable.has(model)) throw new Error('no such file');
+          const instance = new FakeInstance(model, onChange, (stopped, reason) =>
+            this.onStop(stopped, reason),
+          );
+          this.launched.push(instance);
+          return instance.asInstance();
+        },
+      },
+    );
+  }
+
+  /** The models launched so far, in order. */
+  get launches(): string[] {
+    return this.launched.map(({ modelId }) => modelId);
+  }
+
+  get alive(): FakeInstance[] {
+    return this.launched.filter((instance) => instance.isAlive);
+  }
+
+  /** The last instance of the model. */
+  instance(model: string): FakeInstance {
+    const last = this.launched.findLast(({ modelId }) => modelId === model);
+    if (!last) throw new Error(`${model} was never launched`);
+    return last;
+  }
+
+  /** Asks, and lets everything that follows at once happen. */
+  async ask(model: string, kind: AskKind = 'lease'): Promise<Ask> {
+    const ask = new Ask(model, kind);
+    ask.arriveAt(this.scheduler);
+    await settled();
+    return ask;
+  }
+
+  /** Asks, and plays the child that loads at once, for a model whose slot is free. */
+  async askAndLoad(model: string): Promise<Ask> {
+    const ask = await this.ask(model);
+    this.instance(model).becomesReady();
+    await settled();
+    if (!ask.lease) throw new Error(`${model} was not admitted when it was ready`);
+    return ask;
+  }
+
+  /** Brings the model up without any request for it left. */
+  async loadIdle(model: string): Promise<FakeInstance> {
+    (await this.askAndLoad(model)).finish();
+    await settled();
+    return this.instance(model);
+  }
+}
+
+/** Lets all promises that are due settle. */
+export async function settled(): Promise<void> {
+  await turnOfTheLoop();
+}
+
+/** Stops the clock: `passes` moves it. To be undone by `vi.useRealTimers`. */
+export function stopTheClock(): void {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+}
+
+/** Lets time pass for timers and `performance.now`. */
+export async function passes(ms: number): Promise<void> {
+  vi.advanceTimersByTime(ms);
+  await settled();
+}
