@@ -1,6 +1,7 @@
 import type { HttpBindings } from '@hono/node-server';
 import { Hono } from 'hono';
 import { createMiddleware } from 'hono/factory';
+import { routePath } from 'hono/route';
 import { asRouterError, RouterError } from '../errors.js';
 import { requireApiKey } from './auth.js';
 import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './model-routes.js';
@@ -62,6 +63,7 @@ export function createApp(options: AppOptions) {
   const app = new Hono<HttpEnv>().basePath(options.apiPrefix);
   const byQuery = proxyByQuery(options);
   const byBody = proxyByBody(options);
+  const nameRoute = nameRouteUnder(options.apiPrefix);
 
   app.use(requireApiKey(options.apiKeys, options.apiPrefix));
 
@@ -89,8 +91,10 @@ export function createApp(options: AppOptions) {
 
 export type App = ReturnType<typeof createApp>;
 
-/** Notes the matched route for the counters. */
-const nameRoute = createMiddleware<HttpEnv>(function nameRouteMiddleware(c, next) {
-  c.env.trace.route = c.req.path;
-  return next();
-});
+/** Notes the matched route, as it is written above, for the counters: of those there are few, of paths any number. */
+function nameRouteUnder(prefix: string) {
+  return createMiddleware<HttpEnv>(function nameRouteMiddleware(c, next) {
+    c.env.trace.route = routePath(c).slice(prefix.length);
+    return next();
+  });
+}

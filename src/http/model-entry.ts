@@ -47,8 +47,7 @@ function failure(model: Model, { value, outcome }: ModelStatus): Record<string, 
   if (model.problem !== undefined) {
     return { failed: true, error: { reason: 'model_invalid', message: model.problem } };
   }
-  if (value !== 'unloaded' || outcome === undefined) return {};
-  if (outcome.kind === 'stopped') return { exit_code: 0 };
+  if (value !== 'unloaded' || outcome?.kind !== 'failed') return {};
   const { exitCode, phase, message, lastLines, at } = outcome;
   return {
     exit_code: exitCode,

@@ -114,11 +114,7 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
       );
       const end = await relay.end;
       finish(end.kind === 'complete' && end.framed);
-      if (end.kind === 'complete') return;
-      if (end.kind === 'client gone') {
-        trace.clientGone = true;
-        return;
-      }
+      if (end.kind !== 'upstream failed') return;
       // Waited for also before another attempt, which must not find the same dying instance again.
       const outcome = await lease.outcomeWithin(reasonPatienceMs);
       if (!end.requestStarted && attempt < attempts) continue;

@@ -12,7 +12,6 @@ export interface RequestTrace {
   model: string | undefined;
   admittedAt: number | undefined;
   firstByteAt: number | undefined;
-  clientGone: boolean;
   error: RouterError | undefined;
 }
 
@@ -39,7 +38,6 @@ export class RequestTracer {
       model: undefined,
       admittedAt: undefined,
       firstByteAt: undefined,
-      clientGone: false,
       error: undefined,
     };
     this.#counters.inFlight += 1;
@@ -51,7 +49,8 @@ export class RequestTracer {
     const counters = this.#counters;
     counters.inFlight -= 1;
     counters.countRequest(trace.route, outgoing.statusCode);
-    const left = trace.clientGone || trace.error?.code === 'client_gone';
+    // An answer that ended early without an error of ours was left by its client; who waited for it hears so later.
+    const left = trace.error ? trace.error.code === 'client_gone' : !outgoing.writableFinished;
     if (left) counters.cancelled += 1;
     if (trace.error?.code === 'queue_full' || trace.error?.code === 'body_memory_full') counters.refused += 1;
     const { startedAt, admittedAt, firstByteAt, error } = trace;

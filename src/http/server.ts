@@ -29,6 +29,9 @@ const limits = {
   connectionsCheckingInterval: 5_000,
   // The native router takes URIs of up to 32 KiB; headers come on top of that.
   maxHeaderSize: 64 * 1024,
+  // Node's own refusal of such a request has no body; it can be served as well as one of HTTP/1.0.
+  requireHostHeader: false,
+  noDelay: true,
 } as const;
 
 /** The Node server in front of the Hono app. */
@@ -40,7 +43,7 @@ export function createServer({ app, tracer, tls }: HttpServerOptions): Server {
     },
     {
       overrideGlobalObjects: false,
-      // For requests of HTTP/1.0 without a Host header.
+      // For requests without a Host header.
       hostname: 'localhost',
       errorHandler: (thrown) => {
         const cause = thrown instanceof Error ? thrown.message : String(thrown);
@@ -53,7 +56,7 @@ export function createServer({ app, tracer, tls }: HttpServerOptions): Server {
   };
   const server = tls
     ? createHttpsServer({ ...limits, ...tls }, onRequest)
-    : createHttpServer({ ...limits, noDelay: true }, onRequest);
+    : createHttpServer(limits, onRequest);
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     answerClientError(error, socket);
   });
@@ -84,9 +87,15 @@ export function listen(server: Server, host: string, port: number): Promise<Addr
   });
 }
 
-/** What Node's parser or its limits refuse has no request to answer on; it is told in HTTP all the same. */
-function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (!socket.writable || error.code === 'ECONNRESET') {
+/** A socket as Node's server keeps it: with the answer that is being written, if there is one. */
+type ServerSocket = Socket & { readonly _httpMessage?: ServerResponse | null };
+
+/**
+ * What Node's parser or its limits refuse has no request to answer on; it is told in HTTP all the same, unless an
+ * answer to an earlier request has begun: written into that, it would pass for its bytes.
+ */
+function answerClientError(error: NodeJS.ErrnoException, socket: ServerSocket): void {
+  if (!socket.writable || error.code === 'ECONNRESET' || socket._httpMessage?.headersSent) {
     socket.destroy();
     return;
   }

@@ -1,0 +1,164 @@
+import type { IncomingMessage } from 'node:http';
+import { PassThrough, Readable } from 'node:stream';
+import { describe, expect, it } from 'vitest';
+import { BodyBudget } from '../../../src/http/body-budget.js';
+import { readBody, type RequestBody } from '../../../src/http/request-body.js';
+
+/** What stands in for a request: a stream to write the body into, with headers. */
+function request(headers: Record<string, string> = {}): PassThrough & IncomingMessage {
+  return Object.assign(new PassThrough(), { headers }) as unknown as PassThrough & IncomingMessage;
+}
+
+async function sentBytes(body: RequestBody): Promise<Buffer> {
+  const sent = body.forSending();
+  if (!(sent instanceof Readable)) return sent ?? Buffer.alloc(0);
+  const pieces: Buffer[] = [];
+  for await (const piece of sent) pieces.push(piece as Buffer);
+  return Buffer.concat(pieces);
+}
+
+interface ReadOptions {
+  maxBytes?: number;
+  budget?: BodyBudget;
+  onChunk?: (chunk: Buffer) => void;
+}
+
+function read(incoming: IncomingMessage, options: ReadOptions = {}): Promise<RequestBody> {
+  const { maxBytes = 1_000_000, budget = new BodyBudget(10_000_000), onChunk = () => undefined } = options;
+  return readBody(incoming, { maxBytes, budget }, onChunk);
+}
+
+/** Pieces of the sizes, each of a byte of its own. */
+function pieces(sizes: number[]): Buffer[] {
+  return sizes.map((size, at) => Buffer.alloc(size, at % 251));
+}
+
+describe('readBody', () => {
+  it.each([
+    ['nothing', []],
+    ['one byte', [1]],
+    ['one piece', [100_000]],
+    ['small pieces', [1, 2, 3]],
+    ['large pieces', [70_000, 70_000, 70_000]],
+    ['exactly one batch of small pieces', Array.from({ length: 1024 }, () => 3)],
+    ['many small pieces', Array.from({ length: 50_000 }, (_, at) => 1 + (at % 5))],
+    [
+      'small pieces between large ones',
+      Array.from({ length: 6_000 }, (_, at) => (at % 2_000 === 1_999 ? 5_000 : 2)),
+    ],
+  ])('of %s gives the same bytes again, as often as they are asked for', async (_what, sizes) => {
+    const incoming = request();
+    const reading = read(incoming);
+    const sent = pieces(sizes);
+    for (const piece of sent) incoming.write(piece);
+    incoming.end();
+    const body = await reading;
+    const whole = Buffer.concat(sent);
+    expect(body.bytes).toBe(whole.length);
+    for (let time = 0; time < 2; time++) expect((await sentBytes(body)).equals(whole)).toBe(true);
+  });
+
+  it('sends a small body in one write, and a large one in its pieces without a copy', async () => {
+    const small = request();
+    const reading = read(small);
+    for (const piece of pieces([10, 20, 30])) small.write(piece);
+    small.end();
+    expect((await reading).forSending()).toBeInstanceOf(Buffer);
+
+    const large = request();
+    const [first, second] = [Buffer.alloc(60_000, 1), Buffer.alloc(60_000, 2)];
+    const readingLarge = read(large);
+    large.write(first);
+    large.end(second);
+    const sent: unknown[] = [];
+    for await (const piece of (await readingLarge).forSending() as Readable) sent.push(piece);
+    expect(sent[0]).toBe(first);
+    expect(sent[1]).toBe(second);
+  });
+
+  it('shows each piece as it comes', async () => {
+    const incoming = request();
+    const shown: string[] = [];
+    const reading = read(incoming, { onChunk: (chunk) => shown.push(chunk.toString()) });
+    incoming.write('a');
+    await new Promise(setImmediate);
+    expect(shown).toEqual(['a']);
+    incoming.end('b');
+    await reading;
+    expect(shown).toEqual(['a', 'b']);
+  });
+
+  it('decodes text without its byte order mark', async () => {
+    const incoming = request();
+    const reading = read(incoming);
+    incoming.end('\ufeff{"a":"\u00e9"}');
+    expect((await reading).text()).toBe('{"a":"\u00e9"}');
+  });
+
+  it('takes from the budget what it holds, and gives it back once', async () => {
+    const budget = new BodyBudget(100);
+    const incoming = request();
+    const reading = read(incoming, { budget });
+    incoming.write('12345');
+    await new Promise(setImmediate);
+    expect(budget.heldBytes).toBe(5);
+    incoming.end('678');
+    const body = await reading;
+    expect(budget.heldBytes).toBe(8);
+    body.release();
+    body.release();
+    expect(budget.heldBytes).toBe(0);
+  });
+
+  it.each([
+    ['with a Content-Length', { 'content-length': '11' }],
+    ['without one', {}],
+  ])('refuses what is larger than the maximum, %s, and gives the budget back', async (_how, headers) => {
+    const budget = new BodyBudget(100);
+    const incoming = request(headers);
+    const reading = read(incoming, { maxBytes: 10, budget });
+    incoming.write('123456');
+    incoming.write('78901');
+    await expect(reading).rejects.toMatchObject({ code: 'body_too_large' });
+    expect(budget.heldBytes).toBe(0);
+  });
+
+  it('takes what is just as large as the maximum', async () => {
+    const incoming = request({ 'content-length': '10' });
+    const reading = read(incoming, { maxBytes: 10 });
+    incoming.end('1234567890');
+    expect((await reading).bytes).toBe(10);
+  });
+
+  it('refuses what the budget has no room for, and gives back what it took', async () => {
+    const budget = new BodyBudget(10);
+    budget.take(5);
+    const incoming = request();
+    const reading = read(incoming, { budget });
+    incoming.write('123');
+    incoming.write('456');
+    await expect(reading).rejects.toMatchObject({ code: 'body_memory_full' });
+    expect(budget.heldBytes).toBe(5);
+  });
+
+  it('refuses a body that is encoded', async () => {
+    for (const encoding of ['gzip', 'br', 'GZIP', 'identity, gzip']) {
+      const reading = read(request({ 'content-encoding': encoding }));
+      await expect(reading).rejects.toMatchObject({ code: 'body_encoded' });
+    }
+  });
+
+  it.each([
+    ['closes', undefined],
+    ['breaks', new Error('reset')],
+  ])('is given up when the connection %s, and gives the budget back', async (_how, error) => {
+    const budget = new BodyBudget(100);
+    const incoming = request();
+    const reading = read(incoming, { budget });
+    incoming.write('abc');
+    await new Promise(setImmediate);
+    incoming.destroy(error);
+    await expect(reading).rejects.toMatchObject({ code: 'client_gone' });
+    expect(budget.heldBytes).toBe(0);
+  });
+});
