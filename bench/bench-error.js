@@ -1,0 +1,4 @@
+/** What a person is told without a stack. */
+export class BenchError extends Error {
+  name = 'BenchError';
+}
