@@ -10,6 +10,9 @@ import { createLog, type Logger } from './observe/log.js';
 import { Supervisor } from './supervisor.js';
 import { firstRequests } from './demo/first-requests.js';
 
+/** How long the log's reader gets for its last lines. */
+const lastLinesMs = 500;
+
 /**
  * Runs one command to its end. `start` is the verb when the first argument is absent or is an option.
  *
@@ -76,16 +79,17 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
     if (ending) {
       log.warn({ signal }, 'ending at once');
       supervisor.killAll();
-      process.exit(1);
+      exitAfterFlush(log, 1);
+      return;
     }
     ending = true;
     log.info({ signal }, 'ending; once more ends at once');
     supervisor.shutdown().then(
-      () => process.exit(0),
+      () => exitAfterFlush(log, 0),
       (error: unknown) => {
         log.fatal({ err: error }, 'shutdown failed');
         supervisor.killAll();
-        process.exit(1);
+        exitAfterFlush(log, 1);
       },
     );
   };
@@ -93,10 +97,17 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
   const onFatal = (error: unknown): void => {
     log.fatal({ err: error }, 'internal error; ending');
     supervisor.killAll();
-    process.exit(1);
+    exitAfterFlush(log, 1);
   };
   process.on('uncaughtException', onFatal);
   process.on('unhandledRejection', onFatal);
+}
+
+/** The last lines say how it ended; a stuck reader of the log must not keep it from ending. */
+function exitAfterFlush(log: Logger, code: number): void {
+  const exit = (): never => process.exit(code);
+  setTimeout(exit, lastLinesMs);
+  log.flush(exit);
 }
 
 /** What the user can mend is said in its own words, without a stack. */

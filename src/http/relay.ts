@@ -88,9 +88,11 @@ export class Relay implements Dispatcher.DispatchHandler {
   onResponseEnd(): void {
     this.#finish(this.#clientGone ? { kind: 'client gone' } : { kind: 'complete', framed: this.#framed });
     if (this.#clientGone) return;
+    this.#outgoing.end();
+    if (this.#outgoing.writableLength === 0) return;
     // The child is done with it; what the client has yet to read is bounded like the rest.
     const timer = this.#boundSlowReader();
-    this.#outgoing.once('close', () => clearTimeout(timer)).end(() => clearTimeout(timer));
+    this.#outgoing.once('close', () => clearTimeout(timer));
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {

@@ -12,6 +12,12 @@ export interface LogOptions {
 /** Lines that a stuck reader of the log has not taken are kept up to here, then dropped. Bytes. */
 const maxUnwrittenBytes = 4 * 1024 * 1024;
 
+/**
+ * Lines are written together, but never later than this: writing each on its own costs a request a fifth of its
+ * processor time.
+ */
+const batch = { minLength: 4096, periodicFlush: 100 } as const;
+
 /** The supervisor's log: one record a line on standard output. */
 export async function createLog({ level, format }: LogOptions): Promise<Logger> {
   const asText = format === 'text' || (format === 'auto' && process.stdout.isTTY);
@@ -21,7 +27,7 @@ export async function createLog({ level, format }: LogOptions): Promise<Logger> 
 
 /** Never waits for the reader: whoever reads the log must not be able to stop the requests. */
 function jsonDestination(): DestinationStream {
-  const destination = pino.destination({ fd: 1, sync: false, maxLength: maxUnwrittenBytes });
+  const destination = pino.destination({ fd: 1, sync: false, maxLength: maxUnwrittenBytes, ...batch });
   process.once('exit', () => {
     try {
       destination.flushSync();
