@@ -124,7 +124,7 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
       breakOff(outgoing, end, error, { silent: detached });
       return;
     } finally {
-      lease.release();
+      lease.release(request.method === 'GET' ? 'look' : 'use');
     }
   }
 }

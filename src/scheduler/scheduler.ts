@@ -32,8 +32,8 @@ export interface SchedulerEffects {
 export interface Lease {
   readonly model: string;
   readonly upstream: Upstream;
-  /** Ends the hold; more than once is the same as once. */
-  readonly release: () => void;
+  /** Ends the hold; more than once is the same as once. A `look` does not make its model more recently used. */
+  readonly release: (purpose: 'use' | 'look') => void;
   /** How the instance ended, when it does within `ms`; undefined when it goes on. */
   readonly outcomeWithin: (ms: number) => Promise<Outcome | undefined>;
 }
@@ -353,10 +353,10 @@ export class Scheduler {
     return {
       model: instance.modelId,
       upstream,
-      release: () => {
+      release: (purpose) => {
         if (released) return;
         released = true;
-        this.#release(running);
+        this.#release(running, purpose);
       },
       outcomeWithin: async (ms) => {
         let timer: NodeJS.Timeout | undefined;
@@ -370,9 +370,9 @@ export class Scheduler {
     };
   }
 
-  #release(running: Running): void {
+  #release(running: Running, purpose: 'use' | 'look'): void {
     running.leases -= 1;
-    running.lastUsed = performance.now();
+    if (purpose === 'use') running.lastUsed = performance.now();
     if (running.leases > 0) return;
     if (running.draining !== undefined) {
       clearTimeout(running.draining);

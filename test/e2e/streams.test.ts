@@ -1,11 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
-import { counting, piecesOf, writeModels } from '../helpers/known-answer-models.js';
+import { eventually } from '../helpers/eventually.js';
+import { counting, endless, piecesOf, writeModels } from '../helpers/known-answer-models.js';
 import { canListProcesses } from '../helpers/processes.js';
 import { childrenOf, startRealSupervisor } from '../helpers/real-llama-server.js';
 import type { SupervisorProcess } from '../helpers/supervisor-process.js';
-import { question, streamChat, streamEvents } from '../helpers/supervisor-client.js';
+import { modelEntry, question, streamChat, streamEvents } from '../helpers/supervisor-client.js';
 
 describe('200 counted words', () => {
   const counter = counting(200);
@@ -59,19 +60,29 @@ describe('two models that take turns in one slot', () => {
   const models = { even: counting(200, 'e'), odd: counting(200, 'o') };
 
   it('50 streams at once are each whole and from the right model, and only one llama-server ever runs', async () => {
-    const dir = await writeModels(models);
+    const dir = await writeModels({ ...models, gate: endless() });
     const supervisor = await startRealSupervisor({ args: ['--models-dir', dir, '--models-max', '1'] });
     const mostChildren = countChildren(supervisor);
     const names = Array.from({ length: 50 }, (_, at) => (at % 2 === 0 ? 'even' : 'odd'));
 
+    // The slot is taken until all are there: a late one could otherwise find its model's turn over, and need another.
+    const gate = streamChat(supervisor.url, 'gate');
+    await gate.untilPieces(1);
     const streams = names.map((name) => streamChat(supervisor.url, name));
+    for (const name of ['even', 'odd']) {
+      await eventually(`25 requests wait for ${name}`, async () => {
+        return (await modelEntry(supervisor.url, name)).waiting === 25;
+      });
+    }
+    gate.abort();
     await Promise.all(streams.map((stream) => stream.ended()));
 
     const ends = streams.map((stream) => [stream.pieces().join(''), stream.events().at(-1)]);
     expect(ends).toEqual(names.map((name) => [models[name].words.join(' '), '[DONE]']));
     if (canListProcesses) expect(mostChildren()).toBe(1);
     // One turn each: requests for a model that waits share one place in the queue.
-    expect(supervisor.log().filter(({ msg }) => msg === 'model.loading')).toHaveLength(2);
+    const turns = supervisor.log().filter(({ msg }) => msg === 'model.loading');
+    expect(turns.map(({ model }) => model).toSorted()).toEqual(['even', 'gate', 'odd']);
   });
 
   it('streams are whole however often the models change places', async () => {
@@ -103,7 +114,7 @@ function countChildren(supervisor: SupervisorProcess): () => number {
   const watch = async (): Promise<void> => {
     while (watching) {
       most = Math.max(most, childrenOf(supervisor).length);
-      await delay(20);
+      await delay(25);
     }
   };
   const watched = watch();

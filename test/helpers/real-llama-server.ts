@@ -4,7 +4,7 @@ import getPort from 'get-port';
 import { findLlamaServer, noBinaryMessage } from '../../src/config/binary.js';
 import { atEndOfTest } from './cleanup.js';
 import { eventually, withDeadline } from './eventually.js';
-import { runMarker, type ProcessInfo } from './processes.js';
+import { descendants, runMarker, type ProcessInfo } from './processes.js';
 import { rawRequest } from './raw-http.js';
 import {
   startSupervisor,
@@ -38,7 +38,7 @@ export function startRealSupervisor({
 /** The llama-server processes of a supervisor that run now. */
 export function childrenOf(supervisor: LaunchedSupervisor): ProcessInfo[] {
   const start = `${realLlamaServer()} `;
-  return supervisor.family().filter(({ command }) => command.startsWith(start));
+  return descendants(supervisor.pid).filter(({ command }) => command.startsWith(start));
 }
 
 /** The command line of a running process as the kernel knows it; needs /proc. */

@@ -61,7 +61,7 @@ export class Ask {
 
   finish(): void {
     this.released = true;
-    this.lease?.release();
+    this.lease?.release('use');
   }
 }
 
