@@ -15,10 +15,15 @@ const removed = [
  * The environment of children: the supervisor's own, minus what changes a child's role. TLS settings are set
  * to empty instead of removed, because a child also reads llama.cpp's config files, which the environment
  * overrides. Metrics are on so that they can be read through the supervisor.
+ *
+ * The HTTP threads are more than llama-server's own choice (slots + 4), unless the user chose: its pool grows late
+ * (cpp-httplib counts a thread as idle until it has run), so that of a burst of long streams some connections, and
+ * every probe after them, wait behind the streams.
  */
 export function childEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   const kept = Object.entries(env).filter(([name]) => !removed.some((pattern) => pattern.test(name)));
   return {
+    LLAMA_ARG_THREADS_HTTP: '64',
     ...Object.fromEntries(kept),
     LLAMA_ARG_SSL_KEY_FILE: '',
     LLAMA_ARG_SSL_CERT_FILE: '',

@@ -56,3 +56,8 @@ test('the given environment is not changed', () => {
   childEnvironment(given);
   expect(given).toEqual({ LLAMA_API_KEY: 'x', PATH: '/bin' });
 });
+
+test('HTTP threads are enough for a burst of long streams, unless the user chose their number', () => {
+  expect(childEnvironment({})['LLAMA_ARG_THREADS_HTTP']).toBe('64');
+  expect(childEnvironment({ LLAMA_ARG_THREADS_HTTP: '8' })['LLAMA_ARG_THREADS_HTTP']).toBe('8');
+});

@@ -99,7 +99,7 @@ export class SchedulerBooks {
 
   finish(ask: Ask): void {
     const instance = this.#instanceOf(ask);
-    if (!ask.released) this.#lastReleaseAt.set(instance, performance.now());
+    if (!ask.released && ask.kind !== 'look') this.#lastReleaseAt.set(instance, performance.now());
     ask.finish();
   }
 
@@ -464,7 +464,7 @@ export class SchedulerBooks {
   /** Asking a busy instance for a lease and giving it back at once changes nothing of it. */
   #takesLeases(busy: FakeInstance): boolean {
     const lease = this.#rig.scheduler.tryAcquire(busy.modelId);
-    lease?.release('use');
+    lease?.release('look');
     return lease !== undefined;
   }
 

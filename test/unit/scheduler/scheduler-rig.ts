@@ -6,7 +6,7 @@ import type { StopReason } from '../../../src/instance/state.js';
 import { Scheduler, type Lease, type SchedulerOptions } from '../../../src/scheduler/scheduler.js';
 import { FakeInstance } from './fake-instance.js';
 
-/** `look`: a request that loads nothing (`autoload=false`). */
+/** `look`: a request that loads nothing (`autoload=false`) and is no use of the model either. */
 export type AskKind = 'lease' | 'look' | 'load';
 
 /** One request to the scheduler, and what has become of it. */
@@ -61,7 +61,7 @@ export class Ask {
 
   finish(): void {
     this.released = true;
-    this.lease?.release('use');
+    this.lease?.release(this.kind === 'look' ? 'look' : 'use');
   }
 }
 

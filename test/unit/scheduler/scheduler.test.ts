@@ -274,6 +274,9 @@ describe('eviction', () => {
     await rig.loadIdle('new');
     await passes(10);
     expect(rig.scheduler.status('old').value).toBe('loaded');
+    const look = await rig.ask('old', 'look');
+    expect(look.lease).toBeDefined();
+    look.finish();
     await rig.ask('next');
     expect(rig.instance('old').stopReason).toBe('evicted');
   });
