@@ -157,6 +157,8 @@ export class Instance {
           break;
         }
         case 'deadline': {
+          // A stop in the same turn came first, and was asked for.
+          if (this.#stopping()) return this.#outcome(child, await this.#end(child, { atOnce: true }));
           const seconds = this.#spec.loadTimeoutMs / 1000;
           this.stop('load deadline');
           const exit = await this.#end(child, { atOnce: true });
