@@ -6,6 +6,7 @@ import { loadOptionTable } from './config/help.js';
 import { helpText } from './config/start-help.js';
 import { parentDeathPrefix } from './instance/parent-death.js';
 import { runInPlace } from './instance/run-in-place.js';
+import { configFileEnvironment } from './models/native-config.js';
 import { createLog, type Logger } from './observe/log.js';
 import { Supervisor } from './supervisor.js';
 import { firstRequests } from './demo/first-requests.js';
@@ -45,6 +46,11 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     return;
   }
   const found = findLlamaServer({ explicit: scanForBinary(args), env });
+  if (args.includes('--version')) {
+    const { ownVersion } = await import('./commands.js');
+    process.stdout.write(`llama-supervisor ${ownVersion()}\n`);
+    if (!found) return;
+  }
   if (!found) throw new UnusableBinaryError(noBinaryMessage());
   const facts = await loadOptionTable(found.path, cacheDirectory(env), {
     env,
@@ -53,7 +59,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   const { settings, childOptions, warnings, directModel, directQuery, nativeArgs } = parseCommandLine(
     args,
     facts.table,
-    env,
+    { ...(await configFileEnvironment(env, facts.table)), ...env },
   );
   if (directModel || directQuery) return await runInPlace(found.path, nativeArgs);
 

@@ -3,6 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { createSecureContext } from 'node:tls';
 import { cacheDirectory, runtimeDirectory } from './config/directories.js';
 import type { LlamaServerFacts } from './config/help.js';
 import type { OptionValues } from './config/option-table.js';
@@ -37,6 +39,9 @@ export interface SupervisorOptions {
   readonly log: Logger;
 }
 
+/** How long clients get to read the last of their answers when everything else has ended. */
+const lastAnswersMs = 1_000;
+
 export class Supervisor {
   /** Where it listens. */
   readonly url: string;
@@ -46,7 +51,7 @@ export class Supervisor {
   readonly #guard: OrphanGuard;
   readonly #log: Logger;
   readonly #drainTimeoutMs: number;
-  readonly #removeRunFile: () => Promise<void>;
+  readonly #removeRunFile: () => void;
 
   private constructor(parts: {
     url: string;
@@ -56,7 +61,7 @@ export class Supervisor {
     guard: OrphanGuard;
     log: Logger;
     drainTimeoutMs: number;
-    removeRunFile: () => Promise<void>;
+    removeRunFile: () => void;
   }) {
     this.url = parts.url;
     this.catalog = parts.catalog;
@@ -110,7 +115,7 @@ export class Supervisor {
           modelId: id,
           command: (port: number) => modelArgs(model, binary, facts.table, port),
           environment,
-          healthPath: `${settings.apiPrefix}/health`,
+          apiPrefix: settings.apiPrefix,
           loadTimeoutMs: settings.loadTimeoutMs,
           stopTimeoutMs: model.stopTimeoutMs,
           silenceTimeoutMs: settings.timeoutMs,
@@ -136,6 +141,7 @@ export class Supervisor {
       app,
       tracer: new RequestTracer(log, counters),
       tls: await readTls(settings),
+      onAcceptError: (error) => log.error({ err: error }, 'a connection could not be accepted'),
     });
     const address = await listen(server, settings.host, settings.port);
     const url = urlOf(settings, address.port);
@@ -145,10 +151,10 @@ export class Supervisor {
     const content = { pid: process.pid, url, ...(runKey === undefined ? {} : { apiKey: runKey }) };
     const removeRunFile = await writeRunFile(directory, address.port, content).catch((error: unknown) => {
       log.warn({ err: error }, 'the run file could not be written; commands will need --url');
-      return () => Promise.resolve();
+      return () => undefined;
     });
     log.info({ url, models: catalog.models.length }, 'listening');
-    loadOnStartup(catalog, scheduler, log);
+    loadOnStartup(catalog, scheduler, settings.modelsMax, log);
     return new Supervisor({
       url,
       catalog,
@@ -165,14 +171,16 @@ export class Supervisor {
   async shutdown(): Promise<void> {
     const { inFlight, waiting } = this.#scheduler;
     this.#log.info({ inFlight, waiting, drainTimeoutMs: this.#drainTimeoutMs }, 'shutting down');
-    this.#server.close();
+    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
     this.#server.closeIdleConnections();
     this.#scheduler.close();
     await this.#scheduler.idleWithin(this.#drainTimeoutMs);
     await this.#scheduler.stopAll();
+    // Those whose answers were cut are still to read why.
+    await Promise.race([closed, delay(lastAnswersMs, undefined, { ref: false })]);
     this.#server.closeAllConnections();
     this.#guard.close();
-    await this.#removeRunFile();
+    this.#removeRunFile();
     this.#log.info('stopped');
   }
 
@@ -180,6 +188,7 @@ export class Supervisor {
   killAll(): void {
     this.#scheduler.killAll();
     this.#guard.close();
+    this.#removeRunFile();
   }
 }
 
@@ -223,7 +232,29 @@ async function readTls({
   sslCertFile,
 }: Settings): Promise<{ key: Buffer; cert: Buffer } | undefined> {
   if (sslKeyFile === undefined || sslCertFile === undefined) return undefined;
-  return { key: await readFile(sslKeyFile), cert: await readFile(sslCertFile) };
+  const read = async (option: string, file: string): Promise<Buffer> => {
+    try {
+      return await readFile(file);
+    } catch (cause) {
+      const reason = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause);
+      throw new Error(`${option}: '${file}' cannot be read (${reason}); name a PEM file`, { cause });
+    }
+  };
+  const files = {
+    key: await read('--ssl-key-file', sslKeyFile),
+    cert: await read('--ssl-cert-file', sslCertFile),
+  };
+  try {
+    createSecureContext(files);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new Error(
+      `--ssl-key-file '${sslKeyFile}' and --ssl-cert-file '${sslCertFile}' are not a key and a certificate in PEM ` +
+        `that belong together (${reason})`,
+      { cause },
+    );
+  }
+  return files;
 }
 
 function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string {
@@ -231,11 +262,16 @@ function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string 
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}${apiPrefix}`;
 }
 
-function loadOnStartup(catalog: Catalog, scheduler: Scheduler, log: Logger): void {
-  for (const model of catalog.models) {
-    if (!model.loadOnStartup || model.problem !== undefined) continue;
-    scheduler.load(model.id, new AbortController().signal).catch((error: unknown) => {
-      log.error({ model: model.id, err: error }, 'could not be loaded at start-up');
+/** More models than slots would only evict each other: the first in the order of their ids are loaded. */
+function loadOnStartup({ models }: Catalog, scheduler: Scheduler, modelsMax: number, log: Logger): void {
+  const wanted = models.filter(({ loadOnStartup, problem }) => loadOnStartup && problem === undefined);
+  const loaded = modelsMax === 0 ? wanted : wanted.slice(0, modelsMax);
+  const left = wanted.slice(loaded.length).map(({ id }) => id);
+  if (left.length > 0)
+    log.warn({ models: left, modelsMax }, 'not loaded at start-up: --models-max is too small');
+  for (const { id } of loaded) {
+    scheduler.load(id, new AbortController().signal).catch((error: unknown) => {
+      log.error({ model: id, err: error }, 'could not be loaded at start-up');
     });
   }
 }

@@ -1,5 +1,5 @@
-import { accessSync, constants, statSync } from 'node:fs';
-import { delimiter, join, resolve } from 'node:path';
+import { accessSync, constants, realpathSync, statSync } from 'node:fs';
+import { delimiter, join, relative, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { cacheDirectory } from './directories.js';
 
@@ -43,7 +43,8 @@ export function findLlamaServer(search: BinarySearch): FoundBinary | undefined {
     join(packageRoot, 'vendor', 'llama.cpp', 'build', 'bin', NAME),
     join(cacheDirectory(env), 'builds', 'current'),
   ].find((path) => whyNotRunnable(path) === undefined);
-  if (built !== undefined) return { path: built, origin: 'built' };
+  // Both are links: followed once, so that a later build cannot change the binary under a running supervisor.
+  if (built !== undefined) return { path: realpathSync(built), origin: 'built' };
 
   const onPath = (env['PATH'] ?? '')
     .split(delimiter)
@@ -56,10 +57,17 @@ export function findLlamaServer(search: BinarySearch): FoundBinary | undefined {
 /** What to tell a person who has no `llama-server`. */
 export function noBinaryMessage(): string {
   return [
-    'no llama-server found: looked at --llama-server, LLAMA_SERVER_BIN, the build of ./build-llama.sh and PATH.',
-    'Build one with ./build-llama.sh (about six minutes on two cores; --help lists the GPU back ends),',
+    'no llama-server found: looked at --llama-server, LLAMA_SERVER_BIN, the build of build-llama.sh and PATH.',
+    `Build one with ${buildScript()} (some minutes; --help lists the GPU back ends),`,
     'or name one you have with --llama-server /path/to/llama-server.',
   ].join('\n');
+}
+
+/** The script's path, as short as it can be typed here. */
+function buildScript(): string {
+  const path = join(ownPackageRoot(), 'build-llama.sh');
+  const fromHere = relative('.', path);
+  return fromHere.startsWith('..') ? path : `./${fromHere}`;
 }
 
 function mustRun(given: string, name: string): string {
@@ -68,7 +76,7 @@ function mustRun(given: string, name: string): string {
   if (reason === undefined) return path;
   throw new UnusableBinaryError(
     `${name} names ${path}, which ${reason}. Give the path of a llama-server program, or leave ${name} out to use ` +
-      'the one made by ./build-llama.sh or found on PATH.',
+      'the one made by build-llama.sh or found on PATH.',
   );
 }
 
@@ -80,6 +88,8 @@ function whyNotRunnable(path: string): string | undefined {
     accessSync(path, constants.X_OK);
     return undefined;
   } catch (error) {
+    // Some versions of Node tell this path, which goes through a file, as an error.
+    if (error instanceof Error && 'code' in error && error.code === 'ENOTDIR') return 'does not exist';
     return `is not executable (${error instanceof Error ? error.message : String(error)})`;
   }
 }

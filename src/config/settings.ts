@@ -181,7 +181,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   queueMax: {
     name: '--queue-max',
     env: 'LLAMA_SUPERVISOR_QUEUE_MAX',
-    kind: integer({ min: 0, note: '0 = nobody waits' }),
+    kind: integer({ min: 1 }),
     initial: '1024',
     help: 'How many requests may wait for a model; more are refused with 429.',
   },

@@ -9,7 +9,7 @@ export function firstRequests(
   const model = usable.find(({ id }) => id === 'demo-hello') ?? usable[0];
   const lines = [
     ``,
-    `llama-supervisor serves ${usable.length} models at ${url}`,
+    `llama-supervisor serves ${usable.length} ${usable.length === 1 ? 'model' : 'models'} at ${url}`,
     ``,
     `  curl ${url}/v1/models${key}`,
   ];

@@ -5,6 +5,8 @@ import type { Model } from '../models/model.js';
 import type { Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { listEntry, type LaunchDescription } from './model-entry.js';
+import { modelScannerFor } from './model-name/index.js';
+import { requireName } from './require-name.js';
 import { readBody, type BodyLimits } from './request-body.js';
 
 export interface ModelRoutesOptions {
@@ -63,20 +65,10 @@ export function unloadModel(options: ModelRoutesOptions) {
   };
 }
 
-async function modelName(c: Context<HttpEnv>, limits: BodyLimits): Promise<string> {
-  const body = await readBody(c.env.incoming, limits, () => undefined);
-  let json: unknown;
-  try {
-    json = JSON.parse(body.text());
-  } catch (cause) {
-    const message = `request body is not JSON: ${cause instanceof Error ? cause.message : String(cause)}`;
-    throw new RouterError('body_malformed', message, { cause });
-  } finally {
-    body.release();
-  }
-  const name = typeof json === 'object' && json !== null && 'model' in json ? json.model : undefined;
-  if (typeof name !== 'string' || name === '') {
-    throw new RouterError('model_missing', 'model name is missing from the request');
-  }
-  return name;
+/** Scanned like the body of any other request: one that is far too large must not stop the others. */
+async function modelName({ env: { incoming } }: Context<HttpEnv>, limits: BodyLimits): Promise<string> {
+  const scanner = modelScannerFor(undefined);
+  const body = await readBody(incoming, limits, (chunk) => scanner.push(chunk));
+  body.release();
+  return requireName(await scanner.end());
 }

@@ -7,7 +7,8 @@ import type { Catalog } from '../models/catalog.js';
 import type { Lease, Outcome, Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
-import { modelScannerFor, type ModelName } from './model-name/index.js';
+import { modelScannerFor } from './model-name/index.js';
+import { requireName } from './require-name.js';
 import { requestHeaders } from './header-policy.js';
 import { Relay, type RelayEnd } from './relay.js';
 import { sendError } from './send-error.js';
@@ -24,7 +25,10 @@ export interface ProxyOptions {
 
 type ProxyContext = Context<HttpEnv>;
 
-/** A client may be sent to the child this many times: again only when no byte of it had gone out. */
+/** Proxied GETs that wake a sleeping child; its others are answered asleep. */
+const wakingLooks = new Set(['/slots', '/lora-adapters']);
+
+/** A request may be sent to a child this many times: again only when no byte of it had gone out. */
 const attempts = 2;
 
 /** How long the exit of a child that broke a connection is waited for, so that its reason can be told. */
@@ -44,10 +48,10 @@ export function proxyByBody(options: ProxyOptions) {
     try {
       const scanner = modelScannerFor(incoming.headers['content-type']);
       body = await readBody(incoming, options.bodyLimits, (chunk) => scanner.push(chunk));
-      const model = findModel(options.catalog(), nameIn(await scanner.end()));
+      const model = findModel(options.catalog(), requireName(await scanner.end()));
       trace.model = model.id;
       const autoload = autoloadIn(incoming.url) ?? options.autoload;
-      await forward(options, c, { method: 'POST', model, body, autoload });
+      await forward(options, c, { method: 'POST', model, body, autoload, wake: true });
     } catch (error) {
       refuse(c, error);
     } finally {
@@ -65,7 +69,7 @@ export function proxyByQuery(options: ProxyOptions) {
       const name = queryOf(incoming.url)?.get('model') ?? '';
       const model = findModel(
         options.catalog(),
-        nameIn(name === '' ? { kind: 'missing' } : { kind: 'found', name }),
+        requireName(name === '' ? { kind: 'missing' } : { kind: 'found', name }),
       );
       trace.model = model.id;
       await forward(options, c, {
@@ -73,6 +77,7 @@ export function proxyByQuery(options: ProxyOptions) {
         model,
         body: undefined,
         autoload: autoloadIn(incoming.url) ?? false,
+        wake: !wakingLooks.has(c.env.trace.route),
       });
     } catch (error) {
       refuse(c, error);
@@ -86,6 +91,8 @@ interface ForwardRequest {
   readonly model: Model;
   readonly body: RequestBody | undefined;
   readonly autoload: boolean;
+  /** Whether a sleeping model may be woken by it. */
+  readonly wake: boolean;
 }
 
 /** Takes a lease, relays, releases; what goes wrong is answered or thrown. */
@@ -95,13 +102,17 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
   const detached = incoming.headers['x-conversation-id'] !== undefined;
   for (let attempt = 1; ; attempt += 1) {
     const lease =
-      options.scheduler.tryAcquire(model.id) ?? (await waitForLease(options, c, request, detached));
+      options.scheduler.tryAcquire(model.id, request) ?? (await waitForLease(options, c, request, detached));
     trace.admittedAt ??= performance.now();
     try {
       const relay = new Relay(outgoing, {
         detached,
         slowReaderMs: options.slowReaderMs,
-        onFirstByte: () => (trace.firstByteAt ??= performance.now()),
+        onFirstByte: () => {
+          trace.firstByteAt ??= performance.now();
+          // It is not sent again after this: the memory is for other requests.
+          request.body?.release();
+        },
       });
       const finish = lease.upstream.dispatch(
         {
@@ -133,7 +144,7 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
 async function waitForLease(
   { scheduler }: ProxyOptions,
   { env: { outgoing } }: ProxyContext,
-  { model, autoload }: ForwardRequest,
+  { model, autoload, wake }: ForwardRequest,
   detached: boolean,
 ): Promise<Lease> {
   const client = new AbortController();
@@ -141,7 +152,7 @@ async function waitForLease(
   if (!detached) outgoing.once('close', onClose);
   if (outgoing.destroyed && !detached) client.abort();
   try {
-    return await scheduler.acquire(model.id, client.signal, { autoload });
+    return await scheduler.acquire(model.id, client.signal, { autoload, wake });
   } finally {
     outgoing.off('close', onClose);
   }
@@ -175,6 +186,10 @@ function upstreamError(model: string, cause: Error, outcome: Outcome | undefined
     const text = `model name=${model} failed while it was answering: its process ${message}`;
     return new RouterError('child_gone', text, { model, lastLines, cause, retryAfterS: 1 });
   }
+  if (outcome?.kind === 'stopped' && outcome.reason === 'shutdown') {
+    const text = `the supervisor is shutting down; model name=${model} had not finished its answer`;
+    return new RouterError('shutting_down', text, { model, cause, retryAfterS: 5 });
+  }
   if (outcome?.kind === 'stopped') {
     const text = `model name=${model} was stopped (${outcome.reason}) while it was answering`;
     return new RouterError('child_gone', text, { model, cause, retryAfterS: 1 });
@@ -193,17 +208,6 @@ function refuse(c: ProxyContext, thrown: unknown): void {
   const error = asRouterError(thrown);
   trace.error = error;
   sendError(incoming, outgoing, error);
-}
-
-function nameIn(name: ModelName): string {
-  switch (name.kind) {
-    case 'found':
-      return name.name;
-    case 'missing':
-      throw new RouterError('model_missing', 'model name is missing from the request');
-    case 'malformed':
-      throw new RouterError('body_malformed', name.reason);
-  }
 }
 
 function findModel(catalog: Catalog, name: string): Model {

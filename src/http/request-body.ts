@@ -41,11 +41,6 @@ export class RequestBody {
     return Readable.from(this.#chunks, { objectMode: false });
   }
 
-  /** The body decoded, without a byte order mark. */
-  text(): string {
-    return new TextDecoder().decode(Buffer.concat(this.#chunks));
-  }
-
   /** Lets go of the bytes and of their share of the budget. */
   release(): void {
     this.#chunks = [];

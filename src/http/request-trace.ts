@@ -66,7 +66,8 @@ export class RequestTracer {
       clientGone: left ? true : undefined,
       error: error === undefined || left ? undefined : { reason: error.code, message: error.message },
     };
-    if (error && error.status >= 500 && !left) this.#log.warn(line, 'request');
+    if (error?.code === 'internal') this.#log.error({ ...line, err: error.cause }, 'request');
+    else if (error && error.status >= 500 && !left) this.#log.warn(line, 'request');
     else if (quietRoutes.has(trace.route)) this.#log.debug(line, 'request');
     else this.#log.info(line, 'request');
   }

@@ -14,6 +14,8 @@ import type { RequestTracer } from './request-trace.js';
 export interface HttpServerOptions {
   readonly app: App;
   readonly tracer: RequestTracer;
+  /** Told of errors of the listening socket. */
+  readonly onAcceptError: (error: Error) => void;
   /** Serve HTTPS with this certificate and key (PEM). */
   readonly tls: { readonly key: Buffer; readonly cert: Buffer } | undefined;
 }
@@ -35,7 +37,7 @@ const limits = {
 } as const;
 
 /** The Node server in front of the Hono app. */
-export function createServer({ app, tracer, tls }: HttpServerOptions): Server {
+export function createServer({ app, tracer, tls, onAcceptError }: HttpServerOptions): Server {
   const listener = getRequestListener(
     (request, bindings) => {
       const { incoming, outgoing } = bindings as HttpBindings;
@@ -57,6 +59,10 @@ export function createServer({ app, tracer, tls }: HttpServerOptions): Server {
   const server = tls
     ? createHttpsServer({ ...limits, ...tls }, onRequest)
     : createHttpServer(limits, onRequest);
+  // Out of file handles, for one: that connection is lost, and nothing else may be.
+  server.on('error', (error) => {
+    if (server.listening) onAcceptError(error);
+  });
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     answerClientError(error, socket);
   });

@@ -4,6 +4,7 @@
  */
 const removed = [
   /^LLAMA_API_KEY$/,
+  /^LLAMA_ARG_API_KEY_FILE$/,
   /^LLAMA_ARG_(NO_)?MODELS_/,
   /^LLAMA_SERVER_CHILD_MODE$/,
   /^LLAMA_ARG_LOG_FILE$/,
@@ -16,7 +17,8 @@ const removed = [
  * to empty instead of removed, because a child also reads llama.cpp's config files, which the environment
  * overrides. Metrics are on so that they can be read through the supervisor.
  *
- * The HTTP threads are more than llama-server's own choice (slots + 4), unless the user chose: its pool grows late
+ * The HTTP threads are more than llama-server's own choice (slots + 4), unless the environment or the
+ * command line says otherwise: its pool grows late
  * (cpp-httplib counts a thread as idle until it has run), so that of a burst of long streams some connections, and
  * every probe after them, wait behind the streams.
  */

@@ -22,6 +22,8 @@ export interface ChildOptions {
   readonly guard: OrphanGuard;
   readonly onMessage: (message: ChildMessage) => void;
   readonly onLine: (line: string) => void;
+  /** Called when the process is gone; `exited` settles a moment later, when its last words were read. */
+  readonly onExit: () => void;
 }
 
 /** One llama-server process in its own process group, with its output split into messages and log lines. */
@@ -33,7 +35,7 @@ export class ChildProcess {
   readonly #guard: OrphanGuard;
   #hasExited = false;
 
-  constructor({ command, environment, guard, onMessage, onLine }: ChildOptions) {
+  constructor({ command, environment, guard, onMessage, onLine, onExit }: ChildOptions) {
     this.#guard = guard;
     const subprocess = start([...parentDeathPrefix(), ...command], environment);
     this.#subprocess = subprocess;
@@ -54,7 +56,7 @@ export class ChildProcess {
     subprocess.stderr.on('data', (chunk: Buffer) => stderr.push(chunk)).on('error', () => undefined);
     subprocess.stdin.on('error', () => undefined);
 
-    this.exited = this.#whenExited().then((exit) => {
+    this.exited = this.#whenExited(onExit).then((exit) => {
       stdout.end();
       stderr.end();
       return exit;
@@ -83,7 +85,8 @@ export class ChildProcess {
   /** Signals the whole process group. */
   signal(signal: NodeJS.Signals): void {
     const { pid } = this.#subprocess;
-    if (pid === undefined) return;
+    // Once the process is gone, its number may be given to another group.
+    if (pid === undefined || this.#hasExited) return;
     try {
       process.kill(-pid, signal);
     } catch {
@@ -91,7 +94,7 @@ export class ChildProcess {
     }
   }
 
-  async #whenExited(): Promise<ChildExit> {
+  async #whenExited(onExit: () => void): Promise<ChildExit> {
     const closed = new Promise<void>((resolve) => {
       this.#subprocess.once('close', () => resolve());
     });
@@ -102,11 +105,15 @@ export class ChildProcess {
         resolve({ code, signal }),
       );
     });
-    this.#hasExited = true;
     // Whatever the child started goes with it. Its group number stays taken while anything of it lives.
     this.signal('SIGKILL');
+    this.#hasExited = true;
+    onExit();
     this.#guard.remove(pid);
     await this.#lastWords(closed);
+    // A process that left the group may hold the other ends for ever.
+    this.#subprocess.stdout.destroy();
+    this.#subprocess.stderr.destroy();
     return exit;
   }
 

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import getPort from 'get-port';
-import type { EventBus } from '../events/events.js';
+import type { EventBus, SupervisorEvent } from '../events/events.js';
 import type { Logger } from '../observe/log.js';
 import { ChildProcess, type ChildExit } from './child-process.js';
 import type { OrphanGuard } from './orphan-guard.js';
@@ -16,8 +16,8 @@ export interface LaunchSpec {
   /** The full command line, binary first, for a child that listens on `port` of loopback. */
   readonly command: (port: number) => readonly string[];
   readonly environment: NodeJS.ProcessEnv;
-  /** Path of the child's health route (it moves with `--api-prefix`). */
-  readonly healthPath: string;
+  /** In front of all of the child's routes: its `--api-prefix`, or empty. */
+  readonly apiPrefix: string;
   readonly loadTimeoutMs: number;
   /** How long a child may take to exit once it was asked to. */
   readonly stopTimeoutMs: number;
@@ -193,7 +193,10 @@ export class Instance {
       onMessage: (message) => {
         if (child === this.#child) this.#onMessage(message);
       },
-      onLine: (line) => log.debug({ model: modelId, pid: child.pid }, line),
+      // As a field, where control characters in it are escaped.
+      onLine: (line) => log.debug({ model: modelId, pid: child.pid, line }, 'child'),
+      // Its port may be a stranger's from now on.
+      onExit: () => this.#upstream?.destroy(),
     });
     if (child.pid !== undefined) events.emit({ type: 'model.loading', model: modelId, pid: child.pid, port });
     this.#markSpawned();
@@ -224,7 +227,7 @@ export class Instance {
   /** Never settles for a child that speaks the protocol: its ready line is the truth then. */
   async #healthyWithoutProtocol(port: number, signal: AbortSignal): Promise<void> {
     try {
-      await healthy(port, this.#spec.healthPath, this.#apiKey, signal);
+      await healthy(port, this.#spec.apiPrefix, this.#apiKey, signal, () => this.#warnOfKeyless(port));
       await delay(protocolGraceMs, undefined, { signal });
       if (!this.#speaksProtocol) return;
     } catch {
@@ -233,15 +236,25 @@ export class Instance {
     await new Promise<never>(() => undefined);
   }
 
+  /** Either the child ignores LLAMA_API_KEY, and must not be used, or another program has its port. */
+  #warnOfKeyless(port: number): void {
+    if (this.#speaksProtocol) return;
+    const message =
+      'what answers on the port does not ask for the key of this run (LLAMA_API_KEY); not using it';
+    this.#context.log.warn({ model: this.modelId, port }, message);
+  }
+
   #becomeReady(port: number): void {
     this.#upstream = new Upstream(port, this.#apiKey, this.#spec.silenceTimeoutMs);
-    this.#transition({ name: 'ready', info: this.#readyInfo });
-    this.#context.events.emit({
-      type: 'model.loaded',
-      model: this.modelId,
-      loadMs: Math.round(performance.now() - this.startedAt),
-      info: this.#readyInfo,
-    });
+    this.#transition(
+      { name: 'ready', info: this.#readyInfo },
+      {
+        type: 'model.loaded',
+        model: this.modelId,
+        loadMs: Math.round(performance.now() - this.startedAt),
+        info: this.#readyInfo,
+      },
+    );
   }
 
   async #whileReady(child: ChildProcess): Promise<Outcome> {
@@ -255,6 +268,8 @@ export class Instance {
   /** Ends the child politely or at once; settles when it is gone or cannot be killed. */
   async #end(child: ChildProcess, { atOnce }: { atOnce: boolean }): Promise<ChildExit> {
     const race = new AbortController();
+    // Who is still being answered has had its time: a child that is generating for someone exits late or never.
+    this.#upstream?.destroy();
     if (!atOnce) {
       if (this.#speaksProtocol) child.sendExitCommand();
       else child.signal('SIGTERM');
@@ -280,16 +295,15 @@ export class Instance {
 
   #onMessage(message: ChildMessage): void {
     this.#speaksProtocol = true;
-    const { state } = this;
-    const { events } = this.#context;
+    const { state, modelId: model } = this;
+    const progress = message.kind === 'loading' ? message.progress : undefined;
     switch (message.kind) {
       case 'loading':
         if (state.name === 'loading') {
-          this.#transition({ name: 'loading', progress: message.progress });
-          events.emit({ type: 'model.progress', model: this.modelId, progress: message.progress });
+          this.#transition({ name: 'loading', progress }, { type: 'model.progress', model, progress });
         } else if (state.name === 'sleeping' || state.name === 'waking') {
-          this.#transition({ name: 'waking', info: state.info, progress: message.progress });
-          events.emit({ type: 'model.waking', model: this.modelId, progress: message.progress });
+          const { info } = state;
+          this.#transition({ name: 'waking', info, progress }, { type: 'model.waking', model, progress });
         }
         return;
       case 'ready':
@@ -297,14 +311,13 @@ export class Instance {
           this.#readyInfo = message.info;
           this.#markReady();
         } else if (state.name === 'sleeping' || state.name === 'waking') {
-          this.#transition({ name: 'ready', info: message.info ?? state.info });
-          events.emit({ type: 'model.awake', model: this.modelId });
+          const info = message.info ?? state.info;
+          this.#transition({ name: 'ready', info }, { type: 'model.awake', model });
         }
         return;
       case 'sleeping':
         if (state.name === 'ready' || state.name === 'waking') {
-          this.#transition({ name: 'sleeping', info: state.info });
-          events.emit({ type: 'model.sleeping', model: this.modelId });
+          this.#transition({ name: 'sleeping', info: state.info }, { type: 'model.sleeping', model });
         }
         return;
     }
@@ -340,23 +353,30 @@ export class Instance {
     return { kind: 'failed', phase, message, exitCode: 1, lastLines, at: new Date() };
   }
 
-  #transition(next: InstanceState): void {
+  /**
+   * Says what has happened before the owner hears of it: the owner may act at once, and what comes of that must
+   * be told after this.
+   */
+  #transition(next: InstanceState, event: SupervisorEvent | undefined = this.#eventFor(next)): void {
     this.#state = next;
-    const { events } = this.#context;
-    const model = this.modelId;
-    if (next.name === 'stopping') events.emit({ type: 'model.stopping', model, reason: next.reason });
-    if (next.name === 'exited') {
-      const { outcome } = next;
-      events.emit({
-        type: 'model.unloaded',
-        model,
-        reason: outcome.kind === 'failed' ? outcome.message : outcome.reason,
-        failed: outcome.kind === 'failed',
-        exitCode: outcome.exitCode,
-        lastLines: outcome.kind === 'failed' ? outcome.lastLines : [],
-      });
-    }
+    if (event) this.#context.events.emit(event);
     this.#onChange(this);
+  }
+
+  /** The event of a change that always means the same. */
+  #eventFor(next: InstanceState): SupervisorEvent | undefined {
+    const model = this.modelId;
+    if (next.name === 'stopping') return { type: 'model.stopping', model, reason: next.reason };
+    if (next.name !== 'exited') return undefined;
+    const { outcome } = next;
+    return {
+      type: 'model.unloaded',
+      model,
+      reason: outcome.kind === 'failed' ? outcome.message : outcome.reason,
+      failed: outcome.kind === 'failed',
+      exitCode: outcome.exitCode,
+      lastLines: outcome.kind === 'failed' ? outcome.lastLines : [],
+    };
   }
 }
 

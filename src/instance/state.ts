@@ -21,7 +21,7 @@ export type ModelInfo = Readonly<Record<string, unknown>>;
 export type LoadProgress = Readonly<Record<string, unknown>>;
 
 /** Why an instance was told to stop. The first reason is the one that is kept. */
-export type StopReason = 'evicted' | 'unloaded' | 'shutdown' | 'load deadline' | 'load aborted';
+export type StopReason = 'evicted' | 'unloaded' | 'shutdown' | 'load deadline';
 
 /** How a run ended. A stop that was asked for is never a failure, however the child took it. */
 export type Outcome =

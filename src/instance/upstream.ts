@@ -17,6 +17,9 @@ export interface UpstreamRequest {
   readonly body: Buffer | Readable | null;
 }
 
+/** For a request that was never begun: there is nothing to pause or abort. */
+const noController = undefined as unknown as Dispatcher.DispatchController;
+
 /**
  * The connections to one ready child. They belong to it and end with it, so that a port that is used again
  * never takes a request to a stranger.
@@ -57,6 +60,11 @@ export class Upstream {
     { method, path, headers, body }: UpstreamRequest,
     handler: Dispatcher.DispatchHandler,
   ): (reusable: boolean) => void {
+    if (this.#destroyed) {
+      // Not in this turn: the caller has still to listen.
+      queueMicrotask(() => handler.onResponseError?.(noController, new Error('the child is gone')));
+      return () => undefined;
+    }
     const client = this.#idle.pop() ?? new Client(this.#origin, this.#options);
     this.#busy.add(client);
     headers.push('authorization', this.#authorization);

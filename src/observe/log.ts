@@ -18,15 +18,18 @@ const maxUnwrittenBytes = 4 * 1024 * 1024;
  */
 const batch = { minLength: 4096, periodicFlush: 100 } as const;
 
-/** The supervisor's log: one record a line on standard output. */
+/** The supervisor's log on standard output: a JSON record a line, or text for people. */
 export async function createLog({ level, format }: LogOptions): Promise<Logger> {
   const asText = format === 'text' || (format === 'auto' && process.stdout.isTTY);
-  const destination = asText ? await textDestination() : jsonDestination();
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, destination);
+  const destination = standardOutput();
+  const stream = asText ? await asTextOn(destination) : destination;
+  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, stream);
 }
 
+type Destination = ReturnType<typeof pino.destination>;
+
 /** Never waits for the reader: whoever reads the log must not be able to stop the requests. */
-function jsonDestination(): DestinationStream {
+function standardOutput(): Destination {
   const destination = pino.destination({ fd: 1, sync: false, maxLength: maxUnwrittenBytes, ...batch });
   process.once('exit', () => {
     try {
@@ -39,13 +42,18 @@ function jsonDestination(): DestinationStream {
   return destination;
 }
 
-async function textDestination(): Promise<DestinationStream> {
+async function asTextOn(
+  destination: Destination,
+): Promise<DestinationStream & { flush: Destination['flush'] }> {
   // Loaded only where a person reads along: it costs start-up time.
-  const { default: pretty } = await import('pino-pretty');
-  return pretty({
+  const { prettyFactory } = await import('pino-pretty');
+  const pretty = prettyFactory({
     colorize: process.stdout.isTTY,
     translateTime: 'SYS:HH:MM:ss.l',
-    sync: true,
-    destination: 1,
+    singleLine: true,
   });
+  return {
+    write: (line) => destination.write(pretty(line)),
+    flush: (done) => destination.flush(done),
+  };
 }

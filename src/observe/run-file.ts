@@ -1,4 +1,5 @@
-import { chmod, lstat, mkdir, rename, rm, writeFile } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { chmod, lstat, mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 /** What the command line needs to reach a running supervisor. */
@@ -14,11 +15,7 @@ export interface RunFile {
  *
  * @throws when the directory cannot be made, or is not this user's
  */
-export async function writeRunFile(
-  directory: string,
-  port: number,
-  content: RunFile,
-): Promise<() => Promise<void>> {
+export async function writeRunFile(directory: string, port: number, content: RunFile): Promise<() => void> {
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const stats = await lstat(directory);
   const uid = process.getuid?.();
@@ -30,5 +27,6 @@ export async function writeRunFile(
   const temporary = `${file}.${process.pid}`;
   await writeFile(temporary, `${JSON.stringify(content)}\n`, { mode: 0o600 });
   await rename(temporary, file);
-  return () => rm(file, { force: true });
+  // At once, so that it can also be the last thing a process does.
+  return () => rmSync(file, { force: true });
 }

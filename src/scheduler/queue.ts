@@ -146,7 +146,7 @@ export class WaitQueue<T> {
   #timedOut(model: string): RouterError {
     const message =
       `model name=${model} could not be loaded within ${this.#options.timeoutMs / 1000} s (--queue-timeout): ` +
-      'all slots were taken by busy models; try again later';
+      'no slot became free; try again later';
     return new RouterError('queue_timeout', message, { model, retryAfterS });
   }
 }

@@ -34,7 +34,7 @@ export interface Lease {
   readonly upstream: Upstream;
   /** Ends the hold; more than once is the same as once. A `look` does not make its model more recently used. */
   readonly release: (purpose: 'use' | 'look') => void;
-  /** How the instance ended, when it does within `ms`; undefined when it goes on. */
+  /** How the instance ended, or why it is being stopped, when that is so within `ms`; undefined when it goes on. */
   readonly outcomeWithin: (ms: number) => Promise<Outcome | undefined>;
 }
 
@@ -98,11 +98,17 @@ export class Scheduler {
     );
   }
 
-  /** A lease on the model's instance when that can take requests now. */
-  tryAcquire(model: string): Lease | undefined {
+  /**
+   * A lease on the model's instance when that can take requests now.
+   *
+   * @param wake whether one that sleeps will do, which the request then wakes
+   */
+  tryAcquire(model: string, { wake }: { wake: boolean }): Lease | undefined {
     if (this.#closed) return undefined;
     const running = this.#running.get(model);
-    return running && this.#canServe(running) ? this.#lease(running) : undefined;
+    if (!running || !this.#canServe(running)) return undefined;
+    if (!wake && running.instance.state.name === 'sleeping') return undefined;
+    return this.#lease(running);
   }
 
   /**
@@ -110,14 +116,20 @@ export class Scheduler {
    *
    * @param signal aborted when the client leaves; it then waits no more, and what nobody waits for is not loaded
    * @param autoload whether a model that is not running is loaded; a running or loading one is waited for anyway
+   * @param wake whether one that sleeps is woken; without it and without `autoload` it counts as not loaded
    * @throws RouterError model_not_loaded, queue_full, queue_timeout, load_failed, client_gone, shutting_down, …
    */
-  async acquire(model: string, signal: AbortSignal, { autoload }: { autoload: boolean }): Promise<Lease> {
+  async acquire(
+    model: string,
+    signal: AbortSignal,
+    { autoload, wake }: { autoload: boolean; wake: boolean },
+  ): Promise<Lease> {
     if (this.#closed) throw shuttingDown();
-    const atOnce = this.tryAcquire(model);
+    const atOnce = this.tryAcquire(model, { wake: wake || autoload });
     if (atOnce) return atOnce;
     const running = this.#running.get(model);
-    if (!autoload && (!running || isStopping(running))) {
+    const isThere = running && !isStopping(running) && (wake || running.instance.state.name !== 'sleeping');
+    if (!autoload && !isThere) {
       throw notLoaded(model);
     }
     const lease = await this.#waitInLine(model, autoload ? 'lease' : 'look', signal);
@@ -359,6 +371,8 @@ export class Scheduler {
         this.#release(running, purpose);
       },
       outcomeWithin: async (ms) => {
+        const { state } = instance;
+        if (state.name === 'stopping') return { kind: 'stopped', reason: state.reason, exitCode: 0 };
         let timer: NodeJS.Timeout | undefined;
         const patience = new Promise<undefined>(
           (resolve) => (timer = setTimeout(() => resolve(undefined), ms)),
@@ -410,9 +424,14 @@ function isStopping({ instance, draining }: Running): boolean {
 
 function loadFailed(model: string, outcome: Outcome & { kind: 'failed' }): RouterError {
   const { message, lastLines } = outcome;
-  const lastWords = lastLines.at(-1);
+  const lastWords = tellingLine(lastLines);
   const text = `model name=${model} failed to load: it ${message}${lastWords === undefined ? '' : `; it said: ${lastWords}`}`;
   return new RouterError('load_failed', text, { model, lastLines, retryAfterS: failedRetryAfterS });
+}
+
+/** The line that says what went wrong: llama-server's last one is often only advice. */
+function tellingLine(lines: readonly string[]): string | undefined {
+  return lines.findLast((line) => /error|fail|invalid|unable|cannot|not found/i.test(line)) ?? lines.at(-1);
 }
 
 function cannotLaunch(model: string, cause: unknown): RouterError {

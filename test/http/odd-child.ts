@@ -12,7 +12,7 @@ export type Script = (string | number | { end: Ending })[];
 export type Ending = 'close' | 'reset' | 'die';
 
 /**
- * An executable that stands in for a llama-server of before the child protocol: it is healthy at once, and answers
+ * An executable that stands in for a llama-server of before the child protocol: it is healthy at once, asks for its key on /props, and answers
  * POST /infill byte for byte as the request's member `script` says, on the bare socket.
  */
 export function oddChild(): string {
@@ -41,7 +41,10 @@ if (!argv.includes('--port')) {
 const server = createServer(async (req, res) => {
   const pieces = [];
   for await (const piece of req) pieces.push(piece);
-  if (req.method === 'GET') res.writeHead(200, { 'content-type': 'application/json' }).end('{"status":"ok"}');
+  if (req.method === 'GET') {
+    const refused = req.url === '/props' && req.headers.authorization !== 'Bearer ' + process.env.LLAMA_API_KEY;
+    res.writeHead(refused ? 401 : 200, { 'content-type': 'application/json' }).end('{"status":"ok"}');
+  }
   else await play(JSON.parse(Buffer.concat(pieces)).script, req.socket);
 });
 server.listen(Number(argv[argv.indexOf('--port') + 1]), '127.0.0.1');

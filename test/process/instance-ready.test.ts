@@ -145,7 +145,7 @@ describe('a child that does not speak the protocol', () => {
     const run = runInstance({
       behaviour: { noProtocol: true },
       args: ['--api-prefix', '/llama'],
-      healthPath: '/llama/health',
+      apiPrefix: '/llama',
     });
     await run.reaches('ready');
   });

@@ -106,7 +106,7 @@ describe('a ready child that is stopped', () => {
         },
       );
     });
-    expect(error).toMatchObject({ code: 'ECONNREFUSED' });
+    expect(error.message).toBe('the child is gone');
   });
 });
 
@@ -117,9 +117,9 @@ describe('a loading child that is stopped', () => {
       stopTimeoutMs: 60_000,
     });
     await eventually('it loads', () => run.events.some(({ type }) => type === 'model.progress'));
-    run.instance.stop('load aborted');
+    run.instance.stop('evicted');
     expect(run.instance.state).toMatchObject({ name: 'stopping', was: 'loading' });
-    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'load aborted', exitCode: 0 });
+    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'evicted', exitCode: 0 });
     await run.nothingLeft();
   });
 

@@ -47,7 +47,12 @@ export function runInstance({ behaviour = {}, args = [], freePort, ...spec }: Ru
 
   const logger = pino(
     { level: 'debug' },
-    { write: (line: string) => log.push((JSON.parse(line) as { msg: string }).msg) },
+    {
+      write: (record: string) => {
+        const { msg, line } = JSON.parse(record) as { msg: string; line?: string };
+        log.push(line ?? msg);
+      },
+    },
   );
   const bus = new EventBus((error) => {
     throw error;
@@ -62,7 +67,7 @@ export function runInstance({ behaviour = {}, args = [], freePort, ...spec }: Ru
         ...['--host', '127.0.0.1', '--port', String(port), '--alias', 'alpha', '--model', model, ...args],
       ],
       environment: childEnvironment({ ...process.env, ...journal.env }),
-      healthPath: '/health',
+      apiPrefix: '',
       loadTimeoutMs: 20_000,
       stopTimeoutMs: 10_000,
       silenceTimeoutMs: 10_000,

@@ -9,7 +9,7 @@ const source = fileURLToPath(new URL('../../src', import.meta.url));
 /** What each part of `src/` may import, besides itself: `docs/architecture.md` says why. */
 const common = ['config', 'errors', 'events', 'observe'];
 const allowed: Readonly<Record<string, readonly string[]>> = {
-  cli: ['commands', 'supervisor', 'instance', 'demo', ...common],
+  cli: ['commands', 'supervisor', 'instance', 'models', 'demo', ...common],
   commands: common,
   supervisor: ['http', 'scheduler', 'instance', 'models', 'demo', ...common],
   http: ['scheduler', 'models', ...common],

@@ -91,7 +91,7 @@ describe('settings', () => {
     ['--api-prefix /a/b', { apiPrefix: '/a/b' }],
     ['--llama-server /opt/llama-server --demo', { llamaServer: '/opt/llama-server', demo: true }],
     ['--demo --no-demo', { demo: false }],
-    ['--queue-max 0 --queue-timeout 0.5', { queueMax: 0, queueTimeoutMs: 500 }],
+    ['--queue-max 1 --queue-timeout 0.5', { queueMax: 1, queueTimeoutMs: 500 }],
     ['--load-timeout 1.25 --fair-after 0', { loadTimeoutMs: 1250, fairAfterMs: 0 }],
     ['--drain-timeout=2', { drainTimeoutMs: 2000 }],
     ['--body-max 1000', { bodyMaxBytes: 1000 }],

@@ -88,13 +88,6 @@ describe('readBody', () => {
     expect(shown).toEqual(['a', 'b']);
   });
 
-  it('decodes text without its byte order mark', async () => {
-    const incoming = request();
-    const reading = read(incoming);
-    incoming.end('\ufeff{"a":"\u00e9"}');
-    expect((await reading).text()).toBe('{"a":"\u00e9"}');
-  });
-
   it('takes from the budget what it holds, and gives it back once', async () => {
     const budget = new BodyBudget(100);
     const incoming = request();

@@ -12,7 +12,7 @@ import { openSocket } from '../../http/raw-socket.js';
 function server() {
   const app = new Hono().get('/health', (c) => c.text('ok')) as unknown as App;
   const tracer = new RequestTracer(pino({ level: 'silent' }), new Counters());
-  const created = createServer({ app, tracer, tls: undefined });
+  const created = createServer({ app, tracer, tls: undefined, onAcceptError: () => undefined });
   atEndOfTest(() => {
     created.close();
     created.closeAllConnections();

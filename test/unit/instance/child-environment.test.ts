@@ -3,6 +3,7 @@ import { childEnvironment } from '../../../src/instance/child-environment.js';
 
 test.each([
   ['LLAMA_API_KEY', 'the key is that of the run'],
+  ['LLAMA_ARG_API_KEY_FILE', "the clients' keys would open the child"],
   ['LLAMA_ARG_MODELS_DIR', 'it would make the child a router'],
   ['LLAMA_ARG_MODELS_PRESET', 'it would make the child a router'],
   ['LLAMA_ARG_MODELS_MAX', 'it would make the child a router'],

@@ -463,7 +463,7 @@ export class SchedulerBooks {
 
   /** Asking a busy instance for a lease and giving it back at once changes nothing of it. */
   #takesLeases(busy: FakeInstance): boolean {
-    const lease = this.#rig.scheduler.tryAcquire(busy.modelId);
+    const lease = this.#rig.scheduler.tryAcquire(busy.modelId, { wake: true });
     lease?.release('look');
     return lease !== undefined;
   }

@@ -33,7 +33,7 @@ export class Ask {
     const answer =
       this.kind === 'load'
         ? scheduler.load(this.model, signal)
-        : scheduler.acquire(this.model, signal, { autoload: this.kind === 'lease' });
+        : scheduler.acquire(this.model, signal, { autoload: this.kind === 'lease', wake: true });
     answer.then(
       (lease) => {
         this.loaded = this.kind === 'load';

@@ -104,7 +104,7 @@ describe('loading on request', () => {
   it('refuses at once a client that had left before it was asked', async () => {
     const rig = new Rig();
     const signal = AbortSignal.abort();
-    await expect(rig.scheduler.acquire('a', signal, { autoload: true })).rejects.toMatchObject({
+    await expect(rig.scheduler.acquire('a', signal, { autoload: true, wake: true })).rejects.toMatchObject({
       code: 'client_gone',
     });
     expect(rig.launches).toEqual([]);
@@ -359,7 +359,7 @@ describe('fairness', () => {
     rig.instance('a').becomesReady();
     await settled();
     expect(first.lease).toBeDefined();
-    expect(rig.scheduler.tryAcquire('a')).toBeUndefined();
+    expect(rig.scheduler.tryAcquire('a', { wake: true })).toBeUndefined();
     first.finish();
     expect(rig.instance('a').stopReason).toBe('evicted');
   });
@@ -374,7 +374,7 @@ describe('fairness', () => {
     starving.leave();
     await settled();
     expect(withheld.lease).toBeDefined();
-    expect(rig.scheduler.tryAcquire('a')).toBeDefined();
+    expect(rig.scheduler.tryAcquire('a', { wake: true })).toBeDefined();
   });
 
   it('withholds one model for one that starves, the one that has been ready longest', async () => {
@@ -384,8 +384,8 @@ describe('fairness', () => {
     await rig.askAndLoad('a');
     await rig.ask('b');
     await passes(1_000);
-    expect(rig.scheduler.tryAcquire('young-name-old-age')).toBeUndefined();
-    expect(rig.scheduler.tryAcquire('a')).toBeDefined();
+    expect(rig.scheduler.tryAcquire('young-name-old-age', { wake: true })).toBeUndefined();
+    expect(rig.scheduler.tryAcquire('a', { wake: true })).toBeDefined();
   });
 
   it('does not withhold a model from those who came before the one that starves', async () => {
@@ -679,7 +679,7 @@ describe('the end', () => {
       expect(error?.code).toBe('shutting_down');
       expect(error?.status).toBe(503);
     }
-    expect(rig.scheduler.tryAcquire('a')).toBeUndefined();
+    expect(rig.scheduler.tryAcquire('a', { wake: true })).toBeUndefined();
     expect(streaming.holdsLease).toBe(true);
     expect(rig.instance('a').stopReason).toBeUndefined();
   });
