@@ -19,8 +19,8 @@ it('30 requests for a model that is not loaded start one llama-server and are al
 });
 
 it('models load side by side while slots are free', async () => {
-  // Large enough that no load can be over before all have begun.
-  const models = ['a', 'b', 'c'].map((name) => [name, { ...sayingItsName(name), extraBytes: 60e6 }] as const);
+  // Large enough that no load is over before the next one has begun, also on a busy machine.
+  const models = ['a', 'b', 'c'].map((name) => [name, { ...sayingItsName(name), extraBytes: 200e6 }] as const);
   const dir = await writeModels(Object.fromEntries(models));
   const supervisor = await startRealSupervisor({ args: ['--models-dir', dir, '--models-max', '3'] });
 
@@ -28,9 +28,23 @@ it('models load side by side while slots are free', async () => {
 
   expect(answers).toEqual(models.map(([name]) => nameAnswer(name)));
   const steps = supervisor.log().map(({ msg }) => msg);
-  const lastBegun = steps.lastIndexOf('model.loading');
   expect(steps.filter((step) => step === 'model.loading')).toHaveLength(3);
-  expect(steps.indexOf('model.loaded')).toBeGreaterThan(lastBegun);
+  // One after another, the second would begin when the first is loaded.
+  const secondBegun = steps.indexOf('model.loading', steps.indexOf('model.loading') + 1);
+  expect(steps.indexOf('model.loaded')).toBeGreaterThan(secondBegun);
+});
+
+it('of more load-on-startup models than slots the first are loaded, and the others are named in the log', async () => {
+  const dir = await writeModels({ first: sayingItsName('first'), second: sayingItsName('second') });
+  const presets = join(dir, 'presets.ini');
+  await writeFile(presets, '[*]\nload-on-startup = true\n');
+  const args = ['--models-dir', dir, '--models-preset', presets, '--models-max', '1'];
+  const supervisor = await startRealSupervisor({ args });
+  await untilStatus(supervisor.url, 'first', 'loaded');
+  const begun = supervisor.log().filter(({ msg }) => msg === 'model.loading');
+  expect(begun.map(({ model }) => model)).toEqual(['first']);
+  const warning = supervisor.log().find(({ msg }) => String(msg).includes('--models-max is too small'));
+  expect(warning).toMatchObject({ models: ['second'] });
 });
 
 it('a preset with load-on-startup is loaded without a request, and only that one', async () => {

@@ -135,7 +135,13 @@ describe('the routes of a model', () => {
 describe('going round the supervisor', () => {
   it('a child answers nobody who does not have the key of its run, the key of a client included', async () => {
     const dir = await writeModels({ guarded: counting(3) });
-    const { url } = await startRealSupervisor({ args: ['--models-dir', dir, '--api-key', clientKey] });
+    // Both ways of giving a key by environment, which children would read for themselves.
+    const file = join(dir, 'keys.txt');
+    await writeFile(file, `${clientKey}\n`);
+    const { url } = await startRealSupervisor({
+      args: ['--models-dir', dir],
+      env: { LLAMA_ARG_API_KEY_FILE: file, LLAMA_API_KEY: `${clientKey}-2` },
+    });
     const key = { authorization: `Bearer ${clientKey}` };
     expect((await post(url, '/v1/chat/completions', question('guarded'))).status).toBe(401);
     expect((await post(url, '/v1/chat/completions', question('guarded'), key)).status).toBe(200);

@@ -3,7 +3,7 @@ import { eventually } from '../helpers/eventually.js';
 import { endless, nameAnswer, piecesOf, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { jsonPost, rawExchange } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
-import { chat, modelEntry, post, streamChat, untilStatus } from '../helpers/supervisor-client.js';
+import { chat, get, modelEntry, post, streamChat, untilStatus } from '../helpers/supervisor-client.js';
 
 it('a model is loaded and unloaded by hand', async () => {
   const dir = await writeModels({ handmade: sayingItsName('handmade') });
@@ -84,6 +84,16 @@ it('a model that is idle for --sleep-idle-seconds sleeps, and wakes for a reques
   expect(await chat(url, 'sleepy')).toBe(nameAnswer('sleepy'));
   // Looking at it, as this does, is no use that keeps it awake.
   const { pid } = await untilStatus(url, 'sleepy', 'sleeping');
+  // These would wake it in the child.
+  for (const path of ['/slots?model=sleepy', '/lora-adapters?model=sleepy']) {
+    const { status, json } = await get(url, path);
+    expect({ status, json }).toMatchObject({
+      status: 400,
+      json: { error: { message: 'model is not loaded' } },
+    });
+  }
+  expect((await get(url, '/props?model=sleepy')).status).toBe(200);
+  expect((await modelEntry(url, 'sleepy')).status.value).toBe('sleeping');
   expect(await chat(url, 'sleepy')).toBe(nameAnswer('sleepy'));
   expect(await modelEntry(url, 'sleepy')).toMatchObject({ pid, status: { value: 'loaded' } });
 });

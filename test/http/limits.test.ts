@@ -121,6 +121,20 @@ describe('--body-memory-max', () => {
     await eventually('there is room again', async () => (await ask()).status === 200);
     for (let request = 0; request < 5; request++) expect((await ask()).status).toBe(200);
   });
+
+  it('holds a body no longer than until its answer begins', async () => {
+    const service = await serveFakes({
+      models: { alpha: { tokenIntervalMs: 50 } },
+      args: ['--body-max', '1MiB', '--body-memory-max', '1MiB'],
+    });
+    const large = { model: 'alpha', stream: true, max_tokens: 1000, prompt: 'x'.repeat(700 * 1024) };
+    // Each of the two alone fills most of the memory.
+    for (let taken = 0; taken < 2; taken++) {
+      const stream = rawExchange(`${service.url}/completion`, jsonPost(large));
+      atEndOfTest(() => stream.abort());
+      expect((await stream.head).status).toBe(200);
+    }
+  });
 });
 
 describe('--queue-max and --queue-timeout', () => {
