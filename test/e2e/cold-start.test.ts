@@ -20,7 +20,9 @@ it('30 requests for a model that is not loaded start one llama-server and are al
 
 it('models load side by side while slots are free', async () => {
   // Large enough that no load is over before the next one has begun, also on a busy machine.
-  const models = ['a', 'b', 'c'].map((name) => [name, { ...sayingItsName(name), extraBytes: 200e6 }] as const);
+  const models = ['a', 'b', 'c'].map(
+    (name) => [name, { ...sayingItsName(name), extraBytes: 200e6 }] as const,
+  );
   const dir = await writeModels(Object.fromEntries(models));
   const supervisor = await startRealSupervisor({ args: ['--models-dir', dir, '--models-max', '3'] });
 
