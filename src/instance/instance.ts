@@ -7,6 +7,7 @@ import { ChildProcess, type ChildExit } from './child-process.js';
 import type { OrphanGuard } from './orphan-guard.js';
 import { childMarkerVariable, type ChildMessage } from './protocol.js';
 import { healthy } from './readiness.js';
+import { aborted, deadline } from './endings.js';
 import { statusWord, type InstanceState, type ModelInfo, type Outcome, type StopReason } from './state.js';
 import { Upstream } from './upstream.js';
 
@@ -389,20 +390,4 @@ function describeExit({ code, signal, spawnError }: ChildExit): string {
   if (spawnError) return `could not be started: ${spawnError.message}`;
   if (signal) return `was ended by ${signal}`;
   return `exited with code ${code ?? 'unknown'}`;
-}
-
-/** Settles when `event` is aborted, and is forgotten when `end` is. */
-function aborted(event: AbortSignal, end: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (event.aborted) resolve();
-    else event.addEventListener('abort', () => resolve(), { once: true, signal: end });
-  });
-}
-
-/** Settles after `ms`, and is forgotten when `end` is aborted. */
-function deadline(ms: number, end: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    end.addEventListener('abort', () => clearTimeout(timer), { once: true });
-  });
 }

@@ -5,6 +5,7 @@ import { statusWord, type LoadProgress, type ModelInfo, type Outcome } from '../
 import type { Upstream } from '../instance/upstream.js';
 import { decide, type InstanceView } from './decide.js';
 import { WaitQueue, type WaitKind } from './queue.js';
+import { cannotLaunch, loadFailed, notLoaded, notRunning, shuttingDown } from './refusals.js';
 
 export type { Outcome } from '../instance/state.js';
 
@@ -67,9 +68,6 @@ interface Past {
   readonly port: number;
   readonly outcome: Outcome;
 }
-
-/** Seconds after which a client whose model failed is told to try again. */
-const failedRetryAfterS = 10;
 
 /**
  * Admits and evicts: the only one that decides which instances run and who may use them. It speaks model ids.
@@ -420,35 +418,6 @@ function phaseOf({ instance, draining }: Running): InstanceView['phase'] {
 function isStopping({ instance, draining }: Running): boolean {
   const { name } = instance.state;
   return draining !== undefined || name === 'stopping' || name === 'exited';
-}
-
-function loadFailed(model: string, outcome: Outcome & { kind: 'failed' }): RouterError {
-  const { message, lastLines } = outcome;
-  const lastWords = tellingLine(lastLines);
-  const text = `model name=${model} failed to load: it ${message}${lastWords === undefined ? '' : `; it said: ${lastWords}`}`;
-  return new RouterError('load_failed', text, { model, lastLines, retryAfterS: failedRetryAfterS });
-}
-
-/** The line that says what went wrong: llama-server's last one is often only advice. */
-function tellingLine(lines: readonly string[]): string | undefined {
-  return lines.findLast((line) => /error|fail|invalid|unable|cannot|not found/i.test(line)) ?? lines.at(-1);
-}
-
-function cannotLaunch(model: string, cause: unknown): RouterError {
-  const message = `model name=${model} failed to load: ${cause instanceof Error ? cause.message : String(cause)}`;
-  return new RouterError('load_failed', message, { model, cause, retryAfterS: failedRetryAfterS });
-}
-
-function notLoaded(model: string): RouterError {
-  return new RouterError('model_not_loaded', 'model is not loaded', { model });
-}
-
-function notRunning(model: string): RouterError {
-  return new RouterError('model_unloaded_meanwhile', `model name=${model} is not running`, { model });
-}
-
-function shuttingDown(): RouterError {
-  return new RouterError('shutting_down', 'the supervisor is shutting down', { retryAfterS: 5 });
 }
 
 function never(message: string): never {

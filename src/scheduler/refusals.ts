@@ -1,0 +1,35 @@
+/** What the scheduler tells those it cannot serve. */
+import { RouterError } from '../errors.js';
+import type { Outcome } from '../instance/state.js';
+
+/** Seconds after which a client whose model failed is told to try again. */
+const failedRetryAfterS = 10;
+
+export function loadFailed(model: string, outcome: Outcome & { kind: 'failed' }): RouterError {
+  const { message, lastLines } = outcome;
+  const lastWords = tellingLine(lastLines);
+  const text = `model name=${model} failed to load: it ${message}${lastWords === undefined ? '' : `; it said: ${lastWords}`}`;
+  return new RouterError('load_failed', text, { model, lastLines, retryAfterS: failedRetryAfterS });
+}
+
+/** The line that says what went wrong: llama-server's last one is often only advice. */
+function tellingLine(lines: readonly string[]): string | undefined {
+  return lines.findLast((line) => /error|fail|invalid|unable|cannot|not found/i.test(line)) ?? lines.at(-1);
+}
+
+export function cannotLaunch(model: string, cause: unknown): RouterError {
+  const message = `model name=${model} failed to load: ${cause instanceof Error ? cause.message : String(cause)}`;
+  return new RouterError('load_failed', message, { model, cause, retryAfterS: failedRetryAfterS });
+}
+
+export function notLoaded(model: string): RouterError {
+  return new RouterError('model_not_loaded', 'model is not loaded', { model });
+}
+
+export function notRunning(model: string): RouterError {
+  return new RouterError('model_unloaded_meanwhile', `model name=${model} is not running`, { model });
+}
+
+export function shuttingDown(): RouterError {
+  return new RouterError('shutting_down', 'the supervisor is shutting down', { retryAfterS: 5 });
+}
