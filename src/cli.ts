@@ -1,15 +1,31 @@
 /** The command line: the only file that knows arguments, environment, signals and exit codes. */
-import { CommandLineError, parseCommandLine, scanForBinary } from './config/command-line.js';
+import { appCommand } from './config/app-command.js';
 import { findLlamaServer, noBinaryMessage, UnusableBinaryError } from './config/binary.js';
+import {
+  CommandLineError,
+  parseCommandLine,
+  scanForBinary,
+  type CommandLine,
+} from './config/command-line.js';
 import { cacheDirectory } from './config/directories.js';
-import { loadOptionTable } from './config/help.js';
-import { helpText } from './config/start-help.js';
+import { loadOptionTable, type LlamaServerFacts } from './config/help.js';
+import { isTruthy } from './config/option-table.js';
+import { helpText, type NativeHelp } from './config/start-help.js';
+import { firstRequests } from './demo/first-requests.js';
+import { childEnvironment } from './instance/child-environment.js';
+import { runDownloadWorker } from './instance/download-worker.js';
+import { OrphanGuard } from './instance/orphan-guard.js';
 import { parentDeathPrefix } from './instance/parent-death.js';
 import { runInPlace } from './instance/run-in-place.js';
-import { configFileEnvironment } from './models/native-config.js';
+import { readNativeConfig } from './models/native-config.js';
+import { findRemotePreset, type RemotePreset } from './models/remote-preset.js';
 import { createLog, type Logger } from './observe/log.js';
 import { Supervisor } from './supervisor.js';
-import { firstRequests } from './demo/first-requests.js';
+
+/** How long nothing may be heard of the download of a preset.ini, which is a few kilobytes. */
+const downloadSilenceMs = 60_000;
+
+const HELP: readonly string[] = ['--help', '-h', '--usage'];
 
 /** How long the log's reader gets for its last lines. */
 const lastLinesMs = 500;
@@ -41,8 +57,8 @@ async function start(args: readonly string[]): Promise<void> {
 
 async function startSupervisor(args: readonly string[]): Promise<void> {
   const { env } = process;
-  if (args.includes('--help') || args.includes('-h') || args.includes('--usage')) {
-    process.stdout.write(helpText());
+  if (args.some((arg) => HELP.includes(arg))) {
+    process.stdout.write(helpText(await nativeHelp(args, env), process.stdout.columns));
     return;
   }
   const found = findLlamaServer({ explicit: scanForBinary(args), env });
@@ -56,25 +72,83 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     env,
     commandPrefix: parentDeathPrefix(),
   });
-  const { settings, childOptions, warnings, directModel, directQuery, nativeArgs } = parseCommandLine(
-    args,
-    facts.table,
-    { ...(await configFileEnvironment(env, facts.table)), ...env },
-  );
-  if (directModel || directQuery) return await runInPlace(found.path, nativeArgs);
+  const config = await readNativeConfig(env, facts.table);
+  const commandLine = parseCommandLine(args, facts.table, env, config);
+  const { settings, childOptions, warnings, directModel, directQuery, nativeArgs } = commandLine;
+  const remote = directModel ? await remotePreset(commandLine, found.path, facts, env) : undefined;
+  if ((directModel && remote?.kind !== 'preset') || directQuery) {
+    for (const warning of remote?.warnings ?? []) process.stderr.write(`llama-supervisor: ${warning}\n`);
+    return await runInPlace(found.path, [...appCommand(env), ...nativeArgs]);
+  }
 
   const log = await createLog({ level: settings.logLevel, format: settings.logFormat });
   const { version, backends } = facts;
   log.info({ path: found.path, origin: found.origin, version, backends }, 'llama-server');
-  for (const warning of warnings) log.warn(warning);
+  for (const warning of [...warnings, ...(remote?.warnings ?? [])]) log.warn(warning);
 
-  const binary = found.path;
-  const supervisor = await Supervisor.start({ settings, childOptions, binary, facts, env, log });
+  const supervisor = await Supervisor.start({
+    settings: remote?.kind === 'preset' ? { ...settings, modelsPreset: remote.file } : settings,
+    childOptions,
+    binary: found.path,
+    facts,
+    env,
+    log,
+    loadFirst: remote?.kind === 'preset' ? remote.section : undefined,
+  });
   endOnSignals(supervisor, log);
   if (settings.demo || process.stdout.isTTY) {
     process.stdout.write(
       firstRequests(supervisor.url, supervisor.catalog.models, settings.apiKeys.length > 0),
     );
+  }
+}
+
+/** What stands behind `--hf-repo`; undefined where the one model is named otherwise. */
+async function remotePreset(
+  { valueOf, directQuery }: CommandLine,
+  binary: string,
+  { buildInfo }: LlamaServerFacts,
+  env: NodeJS.ProcessEnv,
+): Promise<RemotePreset | undefined> {
+  const hfRepo = valueOf('--hf-repo') ?? '';
+  if (hfRepo === '' || directQuery) return undefined;
+  // Here nobody can cancel: a signal ends us, and the worker with us.
+  const { signal } = new AbortController();
+  const token = valueOf('--hf-token');
+  const guard = new OrphanGuard(await createLog({ level: 'silent', format: 'json' }));
+  try {
+    return await findRemotePreset({
+      hfRepo,
+      offline: isTruthy(valueOf('--offline') ?? ''),
+      token,
+      env,
+      userAgent: `llama-cpp/${buildInfo}`,
+      signal,
+      download: (repo) =>
+        runDownloadWorker({
+          binary,
+          hfRepo: repo,
+          environment: childEnvironment(env),
+          token,
+          guard,
+          silenceTimeoutMs: downloadSilenceMs,
+          signal,
+        }),
+    });
+  } finally {
+    guard.close();
+  }
+}
+
+/** What the binary says of its options, for our help; that must come without one, too. */
+async function nativeHelp(args: readonly string[], env: NodeJS.ProcessEnv): Promise<NativeHelp> {
+  try {
+    const found = findLlamaServer({ explicit: scanForBinary(args), env });
+    if (!found) return { obstacle: noBinaryMessage() };
+    const options = { env, commandPrefix: parentDeathPrefix() };
+    return await loadOptionTable(found.path, cacheDirectory(env), options);
+  } catch (error) {
+    return { obstacle: error instanceof Error ? error.message : String(error) };
   }
 }
 
@@ -99,7 +173,10 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
       },
     );
   };
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, onSignal);
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
+  process.on('SIGHUP', () => {
+    supervisor.reload().catch((error: unknown) => log.error({ err: error }, 'reloading failed'));
+  });
   const onFatal = (error: unknown): void => {
     log.fatal({ err: error }, 'internal error; ending');
     supervisor.killAll();

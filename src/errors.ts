@@ -32,6 +32,7 @@ const catalogue = {
   model_not_loaded: { status: 400, type: 'invalid_request_error' },
   model_already_running: { status: 400, type: 'invalid_request_error' },
   model_not_running: { status: 400, type: 'invalid_request_error' },
+  model_changing: { status: 503, type: 'unavailable_error' },
   model_unloaded_meanwhile: { status: 400, type: 'invalid_request_error' },
   load_failed: { status: 503, type: 'unavailable_error' },
   queue_full: { status: 429, type: 'overloaded_error' },

@@ -1,27 +1,33 @@
 /** The composition root: builds every part, starts them in order, ends them in order. It decides nothing. */
-import { randomBytes } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createSecureContext } from 'node:tls';
 import { cacheDirectory, runtimeDirectory } from './config/directories.js';
 import type { LlamaServerFacts } from './config/help.js';
 import type { OptionValues } from './config/option-table.js';
 import type { Settings } from './config/settings.js';
 import { ensureDemoModels } from './demo/demo-models.js';
+import { asRouterError, type RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
+import { findModel } from './http/find-model.js';
 import { RequestTracer } from './http/request-trace.js';
+import { LiveKeys } from './http/live-keys.js';
+import { routerProps } from './http/router-props.js';
 import { createServer, listen } from './http/server.js';
+import { readTls } from './http/tls-files.js';
 import { childEnvironment } from './instance/child-environment.js';
 import { Instance } from './instance/instance.js';
 import { OrphanGuard } from './instance/orphan-guard.js';
 import { modelArgs, modelPreset } from './models/argv.js';
 import type { Catalog } from './models/catalog.js';
-import { discoverCatalog } from './models/discover.js';
+import type { CatalogDiff } from './models/catalog-diff.js';
+import { FactsStore } from './models/facts-store.js';
+import { LiveCatalog } from './models/live-catalog.js';
 import type { Model } from './models/model.js';
+import { sameLaunch } from './models/same-launch.js';
+import { startWatching, type Watching } from './models/watcher.js';
 import { Counters } from './observe/counters.js';
 import { logEvents } from './observe/log-events.js';
 import type { Logger } from './observe/log.js';
@@ -37,40 +43,43 @@ export interface SupervisorOptions {
   readonly facts: LlamaServerFacts;
   readonly env: NodeJS.ProcessEnv;
   readonly log: Logger;
+  /** Id of a model to load at the start, as if its section said so. */
+  readonly loadFirst?: string | undefined;
 }
 
 /** How long clients get to read the last of their answers when everything else has ended. */
 const lastAnswersMs = 1_000;
 
-export class Supervisor {
-  /** Where it listens. */
+/** The parts that live as long as the supervisor does. */
+interface Parts {
+  readonly settings: Settings;
+  readonly log: Logger;
   readonly url: string;
-  readonly catalog: Catalog;
-  readonly #server: Server;
-  readonly #scheduler: Scheduler;
-  readonly #guard: OrphanGuard;
-  readonly #log: Logger;
-  readonly #drainTimeoutMs: number;
-  readonly #removeRunFile: () => void;
+  readonly catalog: LiveCatalog;
+  readonly facts: FactsStore;
+  readonly keys: LiveKeys;
+  readonly server: Server;
+  readonly scheduler: Scheduler;
+  readonly guard: OrphanGuard;
+  readonly watching: Watching | undefined;
+  readonly removeRunFile: () => void;
+}
 
-  private constructor(parts: {
-    url: string;
-    catalog: Catalog;
-    server: Server;
-    scheduler: Scheduler;
-    guard: OrphanGuard;
-    log: Logger;
-    drainTimeoutMs: number;
-    removeRunFile: () => void;
-  }) {
-    this.url = parts.url;
-    this.catalog = parts.catalog;
-    this.#server = parts.server;
-    this.#scheduler = parts.scheduler;
-    this.#guard = parts.guard;
-    this.#log = parts.log;
-    this.#drainTimeoutMs = parts.drainTimeoutMs;
-    this.#removeRunFile = parts.removeRunFile;
+export class Supervisor {
+  readonly #parts: Parts;
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+  }
+
+  /** Where it listens. */
+  get url(): string {
+    return this.#parts.url;
+  }
+
+  /** What it serves now. */
+  get catalog(): Catalog {
+    return this.#parts.catalog.current;
   }
 
   /**
@@ -82,21 +91,29 @@ export class Supervisor {
     settings,
     childOptions,
     binary,
-    facts,
+    facts: server,
     env,
     log,
+    loadFirst,
   }: SupervisorOptions): Promise<Supervisor> {
     // 1. What is served.
-    const demoDirectory = settings.demo ? join(cacheDirectory(env), 'demo-models') : undefined;
-    const demo = demoDirectory === undefined ? undefined : await ensureDemoModels(demoDirectory);
-    const catalog = await discoverCatalog({
+    const cache = cacheDirectory(env);
+    const demo = settings.demo ? await ensureDemoModels(join(cache, 'demo-models')) : undefined;
+    const modelsDirs = [settings.modelsDir, demo?.directory].filter((directory) => directory !== undefined);
+    const presetFiles = [demo?.presetFile, settings.modelsPreset].filter((file) => file !== undefined);
+    const facts = new FactsStore({ cacheFile: join(cache, 'gguf-facts.json') });
+    const catalog = await LiveCatalog.open({
       env,
-      modelsDirs: [settings.modelsDir, demo?.directory].filter((directory) => directory !== undefined),
-      presetFiles: [demo?.presetFile, settings.modelsPreset].filter((file) => file !== undefined),
+      modelsDirs,
+      presetFiles,
       base: childOptions,
-      table: facts.table,
+      table: server.table,
+      linksDirectory: join(cache, 'links'),
+      facts,
+      onChange: (diff) => followCatalog(diff, scheduler, events),
+      onError: (error) => log.error({ err: error }, 'looking for models failed'),
     });
-    reportCatalog(catalog, log);
+    reportCatalog(catalog.current, log);
 
     // 2. Who runs it.
     const guard = new OrphanGuard(log);
@@ -105,90 +122,139 @@ export class Supervisor {
     counters.listenTo(events);
     logEvents(events, log);
     const environment = childEnvironment(env);
-    const modelsById = new Map(catalog.models.map((model) => [model.id, model]));
+    const launched = new WeakMap<Instance, Model>();
     const scheduler = new Scheduler(settings, {
       events,
       launch: (id, onChange) => {
-        const model = modelsById.get(id);
-        if (!model) throw new Error(`'${id}' is not in the catalog`);
+        const model = findModel(catalog.current, id);
         const spec = {
           modelId: id,
-          command: (port: number) => modelArgs(model, binary, facts.table, port),
+          command: (port: number) => modelArgs(model, binary, server.table, port, env),
           environment,
           apiPrefix: settings.apiPrefix,
           loadTimeoutMs: settings.loadTimeoutMs,
           stopTimeoutMs: model.stopTimeoutMs,
           silenceTimeoutMs: settings.timeoutMs,
         };
-        return new Instance(spec, { guard, events, log }, onChange);
+        const instance = new Instance(spec, { guard, events, log }, onChange);
+        launched.set(instance, model);
+        return instance;
       },
+      standing: (instance) => {
+        const was = launched.get(instance);
+        const now = catalog.current.resolve(instance.modelId);
+        if (now?.id !== instance.modelId || now.problem !== undefined) return 'removed';
+        return was !== undefined && sameLaunch(was, now) ? 'current' : 'changed';
+      },
+      refusal: (id) => refusalOf(catalog.current, id),
     });
 
     // 3. Who asks.
-    const runKey = settings.apiKeys.length === 0 ? undefined : randomBytes(24).toString('base64url');
+    const keys = new LiveKeys(settings, log);
     const app = createApp({
-      catalog: () => catalog,
+      catalog: () => catalog.current,
+      vet: (model) => catalog.vet(model),
+      facts: (model) => catalog.facts(model),
+      reload: () => catalog.reload(),
       scheduler,
       bodyLimits: { maxBytes: settings.bodyMaxBytes, budget: new BodyBudget(settings.bodyMemoryMaxBytes) },
       autoload: settings.modelsAutoload,
       slowReaderMs: settings.timeoutMs,
       apiPrefix: settings.apiPrefix,
-      apiKeys: runKey === undefined ? [] : [...settings.apiKeys, runKey],
-      describeLaunch: launchDescriber(binary, facts),
-      props: routerProps(settings, facts),
+      keys: keys.ring,
+      describeLaunch: launchDescriber(binary, server, env),
+      props: routerProps(settings, server),
     });
-    const server = createServer({
+    const httpServer = createServer({
       app,
       tracer: new RequestTracer(log, counters),
       tls: await readTls(settings),
       onAcceptError: (error) => log.error({ err: error }, 'a connection could not be accepted'),
     });
-    const address = await listen(server, settings.host, settings.port);
+    const address = await listen(httpServer, settings.host, settings.port);
     const url = urlOf(settings, address.port);
 
     // 4. Say so.
-    const directory = runtimeDirectory(env);
-    const content = { pid: process.pid, url, ...(runKey === undefined ? {} : { apiKey: runKey }) };
-    const removeRunFile = await writeRunFile(directory, address.port, content).catch((error: unknown) => {
-      log.warn({ err: error }, 'the run file could not be written; commands will need --url');
-      return () => undefined;
-    });
-    log.info({ url, models: catalog.models.length }, 'listening');
-    loadOnStartup(catalog, scheduler, settings.modelsMax, log);
+    const content = {
+      pid: process.pid,
+      url,
+      ...(keys.ofThisRun === undefined ? {} : { apiKey: keys.ofThisRun }),
+    };
+    const removeRunFile = await writeRunFile(runtimeDirectory(env), address.port, content).catch(
+      (error: unknown) => {
+        log.warn({ err: error }, 'the run file could not be written; commands will need --url');
+        return () => undefined;
+      },
+    );
+    log.info({ url, models: catalog.current.listed.length }, 'listening');
+    loadAtStart(wantedAtStart(catalog.current, loadFirst), scheduler, settings.modelsMax, log);
+
+    // 5. Follow the disk.
+    catalog.learn();
+    const watching = settings.watch
+      ? followDisk({ settings, catalog, keys, modelsDirs, presetFiles, log })
+      : undefined;
     return new Supervisor({
+      settings,
+      log,
       url,
       catalog,
-      server,
+      facts,
+      keys,
+      server: httpServer,
       scheduler,
       guard,
-      log,
-      drainTimeoutMs: settings.drainTimeoutMs,
+      watching,
       removeRunFile,
     });
   }
 
+  /** Reads everything on disk again: models, presets, keys. */
+  async reload(): Promise<void> {
+    const { catalog, keys, log } = this.#parts;
+    keys.reload();
+    await catalog.reload();
+    log.info({ models: catalog.current.listed.length }, 'reloaded');
+  }
+
   /** Takes no new request, gives those in flight `drainTimeoutMs`, then stops every child; settles when all is gone. */
   async shutdown(): Promise<void> {
-    const { inFlight, waiting } = this.#scheduler;
-    this.#log.info({ inFlight, waiting, drainTimeoutMs: this.#drainTimeoutMs }, 'shutting down');
-    const closed = new Promise<void>((resolve) => this.#server.close(() => resolve()));
-    this.#server.closeIdleConnections();
-    this.#scheduler.close();
-    await this.#scheduler.idleWithin(this.#drainTimeoutMs);
-    await this.#scheduler.stopAll();
+    const { scheduler, server, settings, log } = this.#parts;
+    const { inFlight, waiting } = scheduler;
+    const { drainTimeoutMs } = settings;
+    log.info({ inFlight, waiting, drainTimeoutMs }, 'shutting down');
+    const following = this.#stopFollowing();
+    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+    server.closeIdleConnections();
+    scheduler.close();
+    await scheduler.idleWithin(drainTimeoutMs);
+    await scheduler.stopAll();
+    await following;
     // Those whose answers were cut are still to read why.
     await Promise.race([closed, delay(lastAnswersMs, undefined, { ref: false })]);
-    this.#server.closeAllConnections();
-    this.#guard.close();
-    this.#removeRunFile();
-    this.#log.info('stopped');
+    server.closeAllConnections();
+    this.#parts.guard.close();
+    this.#parts.removeRunFile();
+    log.info('stopped');
   }
 
   /** Kills every child now. */
   killAll(): void {
-    this.#scheduler.killAll();
-    this.#guard.close();
-    this.#removeRunFile();
+    const { scheduler, guard, removeRunFile } = this.#parts;
+    scheduler.killAll();
+    guard.close();
+    removeRunFile();
+  }
+
+  /** Settles when what is known of files is kept for the next start. */
+  async #stopFollowing(): Promise<void> {
+    const { watching, catalog, facts, log } = this.#parts;
+    catalog.close();
+    try {
+      await Promise.all([watching?.close(), facts.close()]);
+    } catch (error) {
+      log.error({ err: error }, 'the watcher did not close');
+    }
   }
 }
 
@@ -199,62 +265,74 @@ function reportCatalog(catalog: Catalog, log: Logger): void {
   }
 }
 
+/** Has the catalog and the keys follow what changes on disk. */
+function followDisk(parts: {
+  settings: Settings;
+  catalog: LiveCatalog;
+  keys: LiveKeys;
+  modelsDirs: readonly string[];
+  presetFiles: readonly string[];
+  log: Logger;
+}): Watching {
+  const { settings, catalog, keys, modelsDirs, presetFiles, log } = parts;
+  const { apiKeyFile, watchPolling } = settings;
+  const { hub, flat } = catalog.cacheDirectories;
+  const targets = {
+    hubCaches: hub === undefined ? [] : [hub],
+    flatCaches: flat,
+    modelsDirs,
+    files: apiKeyFile === undefined ? presetFiles : [...presetFiles, apiKeyFile],
+  };
+  return startWatching(targets, {
+    usePolling: watchPolling,
+    onNotice: (text) => log.warn(text),
+    onChange: (changes) => {
+      if (apiKeyFile !== undefined && changes.files.has(apiKeyFile)) keys.reload();
+      if (changes.catalog || presetFiles.some((file) => changes.files.has(file))) {
+        catalog.reload().catch((error: unknown) => log.error({ err: error }, 'looking for models failed'));
+      }
+    },
+  });
+}
+
+function followCatalog(diff: CatalogDiff, scheduler: Scheduler, events: EventBus): void {
+  const { added, removed, changed, broken, warnings } = diff;
+  scheduler.reconcile(new Set(changed));
+  events.emit({
+    type: 'catalog.changed',
+    added,
+    removed,
+    changed,
+    broken: broken.map(({ id, problem, stale }) => ({ model: id, problem, stale })),
+    warnings,
+  });
+}
+
+/** Why a request for the model is refused, whatever runs; undefined when it is served. */
+function refusalOf(catalog: Catalog, id: string): RouterError | undefined {
+  try {
+    findModel(catalog, id);
+    return undefined;
+  } catch (error) {
+    return asRouterError(error);
+  }
+}
+
 /** Renders each model's command line once per port: lists are asked for often. */
-function launchDescriber(binary: string, { table }: LlamaServerFacts) {
+function launchDescriber(binary: string, { table }: LlamaServerFacts, env: NodeJS.ProcessEnv) {
   const cache = new WeakMap<Model, { port: number; args: readonly string[]; preset: string }>();
   return (model: Model, port: number) => {
     let description = cache.get(model);
     if (description?.port !== port) {
-      description = { port, args: modelArgs(model, binary, table, port), preset: modelPreset(model, table) };
+      description = {
+        port,
+        args: modelArgs(model, binary, table, port, env),
+        preset: modelPreset(model, table),
+      };
       cache.set(model, description);
     }
     return description;
   };
-}
-
-/** The router form of `/props` (llama-server, tools/server/server-models.cpp). */
-function routerProps(settings: Settings, facts: LlamaServerFacts): Record<string, unknown> {
-  return {
-    role: 'router',
-    max_instances: settings.modelsMax,
-    models_autoload: settings.modelsAutoload,
-    model_alias: 'llama-server',
-    model_path: 'none',
-    default_generation_settings: { params: null, n_ctx: 0 },
-    ui_settings: {},
-    build_info: facts.buildInfo,
-    cors_proxy_enabled: false,
-  };
-}
-
-async function readTls({
-  sslKeyFile,
-  sslCertFile,
-}: Settings): Promise<{ key: Buffer; cert: Buffer } | undefined> {
-  if (sslKeyFile === undefined || sslCertFile === undefined) return undefined;
-  const read = async (option: string, file: string): Promise<Buffer> => {
-    try {
-      return await readFile(file);
-    } catch (cause) {
-      const reason = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause);
-      throw new Error(`${option}: '${file}' cannot be read (${reason}); name a PEM file`, { cause });
-    }
-  };
-  const files = {
-    key: await read('--ssl-key-file', sslKeyFile),
-    cert: await read('--ssl-cert-file', sslCertFile),
-  };
-  try {
-    createSecureContext(files);
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new Error(
-      `--ssl-key-file '${sslKeyFile}' and --ssl-cert-file '${sslCertFile}' are not a key and a certificate in PEM ` +
-        `that belong together (${reason})`,
-      { cause },
-    );
-  }
-  return files;
 }
 
 function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string {
@@ -262,14 +340,21 @@ function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string 
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}${apiPrefix}`;
 }
 
-/** More models than slots would only evict each other: the first in the order of their ids are loaded. */
-function loadOnStartup({ models }: Catalog, scheduler: Scheduler, modelsMax: number, log: Logger): void {
-  const wanted = models.filter(({ loadOnStartup, problem }) => loadOnStartup && problem === undefined);
+/** Ids of the models to load at the start, in the order in which slots are given to them. */
+function wantedAtStart({ models }: Catalog, first: string | undefined): string[] {
+  const wanted = models.filter(
+    ({ id, loadOnStartup, problem }) => (loadOnStartup || id === first) && problem === undefined,
+  );
+  return wanted.map(({ id }) => id).sort((a, b) => Number(b === first) - Number(a === first));
+}
+
+/** More models than slots would only evict each other: the first of them are loaded. */
+function loadAtStart(wanted: readonly string[], scheduler: Scheduler, modelsMax: number, log: Logger): void {
   const loaded = modelsMax === 0 ? wanted : wanted.slice(0, modelsMax);
-  const left = wanted.slice(loaded.length).map(({ id }) => id);
+  const left = wanted.slice(loaded.length);
   if (left.length > 0)
     log.warn({ models: left, modelsMax }, 'not loaded at start-up: --models-max is too small');
-  for (const { id } of loaded) {
+  for (const id of loaded) {
     scheduler.load(id, new AbortController().signal).catch((error: unknown) => {
       log.error({ model: id, err: error }, 'could not be loaded at start-up');
     });

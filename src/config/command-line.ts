@@ -1,8 +1,10 @@
 import type { Option, OptionTable, OptionValues } from './option-table.js';
-import { fromEnvironment, readSettings } from './read-settings.js';
+import { asksBinary, namesModel } from './direct-options.js';
+import { readSettings } from './read-settings.js';
 import { RESERVED_KEYS, withoutKeys } from './render-options.js';
 import { scanArguments, splitArgument } from './scan-arguments.js';
-import { API_KEY_FILE_ROW, OWN_ROWS, ROUTER_ROWS, type Settings } from './settings.js';
+import { inheritedSource, NO_CONFIG, type NativeConfig } from './setting-source.js';
+import { OWN_ROWS, ROUTER_ROWS, type Settings } from './settings.js';
 import { StartOptions } from './start-options.js';
 
 /** What a command line means for `llama-supervisor start`. */
@@ -18,6 +20,8 @@ export interface CommandLine {
   readonly directQuery: boolean;
   /** The arguments without our own options, in the form the binary reads: for running it in our place. */
   readonly nativeArgs: readonly string[];
+  /** What an option of the binary, by a spelling, is given on the command line, in the environment or in a config file. */
+  readonly valueOf: (spelling: string) => string | undefined;
 }
 
 /** The command line or the environment is wrong. The message lists every problem, one per line. */
@@ -31,52 +35,52 @@ export class CommandLineError extends Error {
   }
 }
 
-/** With one of these there is nothing to route (tools/server/server.cpp); a model *URL* does not count there. */
-const MODEL_OPTIONS = ['--model', '--hf-repo', '--docker-repo'];
-
-/** These make the binary print something and exit. */
-const QUERY_OPTIONS = ['--help', '--version', '--list-devices', '--cache-list', '--completion-bash'];
-
 /** True of one model only, so that all cannot inherit it; host and port are given to each child anew. */
 const KEYS_OF_ONE_CHILD = ['model', 'mmproj', 'alias', 'hf-repo', 'host', 'port'];
 
-/** Options that are neither inherited nor obeyed, and what to do instead. */
-const DROPPED_WITH_ADVICE: ReadonlyMap<string, string> = new Map([
+/** Keys of options that are neither inherited nor obeyed, and what to do instead. */
+export const DROPPED_WITH_ADVICE: ReadonlyMap<string, string> = new Map([
   ['log-file', 'redirect the output of llama-supervisor instead'],
   ['mmproj', 'set it in the section of its model in the --models-preset file'],
   ['alias', 'set it in the section of its model in the --models-preset file'],
 ]);
 
 /**
- * Reads the arguments after `start`, and the environment for the settings they leave open. Every option of ours
- * and of the installed binary is accepted in any of its spellings, also as `--name=value`; of a repeated one the
- * last counts, except that API keys add up. Reads the key file, if one is named.
+ * Reads the arguments after `start`, and the environment and llama.cpp's config files for the settings they leave
+ * open. Every option of ours and of the installed binary is accepted in any of its spellings, also as
+ * `--name=value`; of a repeated one the last counts, except that API keys add up. Reads the key files that are named.
  * @throws CommandLineError with everything that is wrong.
  */
 export function parseCommandLine(
   args: readonly string[],
   table: OptionTable,
   env: NodeJS.ProcessEnv,
+  config: NativeConfig = NO_CONFIG,
 ): CommandLine {
   const options = new StartOptions(table);
   const scanned = scanArguments(args, options);
-  const { settings, problems } = readSettings(scanned.given, options, env);
-  if (scanned.problems.length + problems.length > 0) {
-    throw new CommandLineError([...scanned.problems, ...problems]);
-  }
-
   const native: OptionValues = new Map(
     [...scanned.given]
       .filter(([option]) => options.isNative(option))
       .map(([option, texts]) => [option, texts.at(-1) ?? '']),
   );
+  const directModel = namesModel(native, table, env, config);
+  const directQuery = asksBinary(native);
+  const { settings, problems } = readSettings(scanned.given, options, env, config);
+  // The binary that runs in our place judges its values itself.
+  const ours = directModel || directQuery ? [] : problems;
+  if (scanned.problems.length + ours.length > 0) throw new CommandLineError([...scanned.problems, ...ours]);
   return {
     settings,
     childOptions: childOptionsFrom(native, table, settings),
-    warnings: warningsAbout(scanned.given, options),
-    directModel: namesModel(native, table, env),
-    directQuery: QUERY_OPTIONS.some((name) => isSwitchedOn(native, table.find(name)?.option)),
+    warnings: [...config.warnings, ...warningsAbout(scanned.given, options)],
+    directModel,
+    directQuery,
     nativeArgs: scanned.nativeArgs,
+    valueOf: (spelling) => {
+      const option = table.find(spelling)?.option;
+      return option && (native.get(option) ?? inheritedSource(option, env, config)?.text);
+    },
   };
 }
 
@@ -99,7 +103,7 @@ function childOptionsFrom(native: OptionValues, table: OptionTable, settings: Se
 }
 
 function warningsAbout(given: ReadonlyMap<Option, readonly string[]>, options: StartOptions): string[] {
-  const addUp = new Set([ROUTER_ROWS.apiKeys, API_KEY_FILE_ROW].map((row) => options.optionOf(row)));
+  const addUp = new Set([ROUTER_ROWS.apiKeys, ROUTER_ROWS.apiKeyFile].map((row) => options.optionOf(row)));
   return [...given].flatMap(([option, texts]) => {
     const name = option.positive.at(-1) ?? option.firstName;
     const advice = options.isNative(option) ? DROPPED_WITH_ADVICE.get(option.key) : undefined;
@@ -110,24 +114,4 @@ function warningsAbout(given: ReadonlyMap<Option, readonly string[]>, options: S
       ...(advice === undefined ? [] : [`${name} is not passed on to the models: ${advice}`]),
     ];
   });
-}
-
-function namesModel(native: OptionValues, table: OptionTable, env: NodeJS.ProcessEnv): boolean {
-  const named = MODEL_OPTIONS.some((name) => {
-    const option = table.find(name)?.option;
-    if (option === undefined) return false;
-    return (native.get(option) ?? fromEnvironment(option, env)?.text ?? '') !== '';
-  });
-  return (
-    named || [...native.keys()].some((option) => isModelShortcut(option) && isSwitchedOn(native, option))
-  );
-}
-
-/** Switches such as `--gpt-oss-20b-default` stand for a repository; only their description tells them apart. */
-function isModelShortcut({ valueCount, description }: Option): boolean {
-  return valueCount === 0 && description.includes('can download weights');
-}
-
-function isSwitchedOn(native: OptionValues, option: Option | undefined): boolean {
-  return option !== undefined && native.get(option) === '1';
 }

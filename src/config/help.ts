@@ -1,13 +1,18 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, readFile, realpath, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { devNull } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { execa, type Result } from 'execa';
+import { appCommand } from './app-command.js';
 import { UnusableBinaryError } from './binary.js';
 import { OptionTable } from './option-table.js';
 
 /** What a `llama-server` binary says about itself. */
 export interface LlamaServerFacts {
+  /** The text of its `--help`. */
+  readonly help: string;
+  /** The same, understood. */
   readonly table: OptionTable;
   /** As printed, for example `0.5.0-dev (build 1, commit de3ff81)`; `unknown` when it does not say. */
   readonly version: string;
@@ -49,7 +54,8 @@ export async function loadOptionTable(
   cacheDir: string,
   options: AskOptions = {},
 ): Promise<LlamaServerFacts> {
-  const cache = await CacheEntry.of(binary, join(cacheDir, 'help'));
+  const { env = process.env } = options;
+  const cache = await CacheEntry.of(binary, appCommand(env), join(cacheDir, 'help'));
   const cached = await cache.read();
   if (cached !== undefined && isLlamaServer(OptionTable.parse(cached.help))) {
     const answers = await withDevices(cached, binary, options);
@@ -73,7 +79,7 @@ async function askAll(binary: string, options: AskOptions): Promise<Answers> {
   const [help, version, devices] = await Promise.all([
     ask(binary, '--help', options),
     ask(binary, '--version', options),
-    ask(binary, '--list-devices', options),
+    ask(binary, DEVICES, options),
   ]);
   if (help.failure !== undefined) throw new UnusableBinaryError(`${binary} --help ${help.failure}`);
   return { help: help.stdout, version: `${version.stdout}\n${version.stderr}`, devices: devices.stdout };
@@ -82,12 +88,13 @@ async function askAll(binary: string, options: AskOptions): Promise<Answers> {
 /** A driver that was not ready at boot must not be remembered as "no devices". */
 async function withDevices(cached: Answers, binary: string, options: AskOptions): Promise<Answers> {
   if (deviceFamilies(cached.devices).length > 0) return cached;
-  const { stdout: devices } = await ask(binary, '--list-devices', options);
+  const { stdout: devices } = await ask(binary, DEVICES, options);
   return devices === cached.devices ? cached : { ...cached, devices };
 }
 
 function factsOf({ help, version, devices }: Answers): LlamaServerFacts {
   return {
+    help,
     table: OptionTable.parse(help),
     ...versionOf(version),
     backends: [...deviceFamilies(devices), 'CPU'],
@@ -101,12 +108,20 @@ interface Answer {
   readonly failure: string | undefined;
 }
 
+const DEVICES = '--list-devices';
+
+/**
+ * llama.cpp reads its config file before anything else, and refuses everything when it is broken; that is said
+ * elsewhere, with the line. Drivers may keep settings of their own there, so devices are listed as ever.
+ */
+const NO_CONFIG_FILE = { XDG_CONFIG_HOME: devNull };
+
 /** Runs `binary question` in its own process group, so that what a wrapper started ends with it. */
 async function ask(binary: string, question: string, options: AskOptions): Promise<Answer> {
   const { env = process.env, timeoutMs = ASK_TIMEOUT_MS, commandPrefix = [] } = options;
-  const [file, ...args] = [...commandPrefix, binary, question];
+  const [file, ...args] = [...commandPrefix, binary, ...appCommand(env), question];
   const subprocess = execa(file, args, {
-    env: withoutOurVariables(env),
+    env: { ...withoutOurVariables(env), ...(question === DEVICES ? {} : NO_CONFIG_FILE) },
     extendEnv: false,
     detached: true,
     reject: false,
@@ -184,22 +199,29 @@ function deviceFamilies(devices: string): string[] {
   return [...new Set(families)];
 }
 
-/** One file per binary path; it holds the size and time it is true for. */
+/** One file per binary path and subcommand; it holds the size and time it is true for. */
 class CacheEntry {
   readonly #file: string;
   readonly #identity: { readonly path: string; readonly size: number; readonly mtimeMs: number };
 
-  private constructor(directory: string, identity: { path: string; size: number; mtimeMs: number }) {
+  private constructor(
+    directory: string,
+    command: readonly string[],
+    identity: { path: string; size: number; mtimeMs: number },
+  ) {
     this.#identity = identity;
-    const name = createHash('sha256').update(identity.path).digest('hex').slice(0, 16);
+    const name = createHash('sha256')
+      .update([identity.path, ...command].join('\0'))
+      .digest('hex')
+      .slice(0, 16);
     this.#file = join(directory, `${name}.json`);
   }
 
-  static async of(binary: string, directory: string): Promise<CacheEntry> {
+  static async of(binary: string, command: readonly string[], directory: string): Promise<CacheEntry> {
     try {
       const path = await realpath(binary);
       const { size, mtimeMs } = await stat(path);
-      return new CacheEntry(directory, { path, size, mtimeMs });
+      return new CacheEntry(directory, command, { path, size, mtimeMs });
     } catch (error) {
       throw new UnusableBinaryError(`${binary} cannot be read: does it exist?`, { cause: error });
     }

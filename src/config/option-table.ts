@@ -1,3 +1,4 @@
+import { helpEntries, type HelpEntry } from './help-entries.js';
 import { nearest } from './nearest.js';
 
 /** One option of the installed `llama-server`, as its `--help` describes it. */
@@ -87,7 +88,7 @@ export class OptionTable {
 
   /** Reads the text of `llama-server --help`. Lines that describe no option are passed over. */
   static parse(help: string): OptionTable {
-    return new OptionTable(entriesOf(help).map(parseEntry));
+    return new OptionTable(helpEntries(help).map(optionOf));
   }
 
   /** An option by a command line spelling: `-c`, `--ctx-size`, `--ctx_size`, `--no-slots`. */
@@ -131,45 +132,7 @@ function withoutDashes(name: string): string {
   return name.replace(/^-+/, '');
 }
 
-interface Entry {
-  /** The line that names the option; what follows the names may be its description. */
-  readonly head: string;
-  readonly rest: string[];
-}
-
-/** An entry begins in the first column; what is indented below it belongs to it, wrapped at about 110 columns. */
-function entriesOf(help: string): Entry[] {
-  const entries: Entry[] = [];
-  let current: Entry | undefined;
-  for (const line of help.split(/\r?\n/)) {
-    if (/^--?[A-Za-z]/.test(line)) {
-      current = { head: line, rest: [] };
-      entries.push(current);
-    } else if (/^\s+\S/.test(line)) {
-      current?.rest.push(line.trim());
-    } else if (line.trim() !== '') {
-      // A section heading, or a log line of the binary.
-      current = undefined;
-    }
-  }
-  return entries;
-}
-
-function parseEntry({ head, rest }: Entry): Option {
-  const names: string[] = [];
-  let tail = head;
-  for (let more = true; more;) {
-    const [matched, name = '', comma] = /^([^\s,]+)(, *)?/.exec(tail) ?? [''];
-    names.push(name);
-    tail = tail.slice(matched.length);
-    more = comma !== undefined && tail.startsWith('-');
-  }
-
-  // A placeholder follows the names after one blank; a description after three at least.
-  const [, placeholder = '', onHeadLine = ''] = /^(?: (\S.*?))?(?: {3,}(.*))?$/.exec(tail) ?? [];
-  const text = [onHeadLine, ...rest].join(' ').trim();
-  const [, description = text, env] = /^(.*?) ?\(env: (\S+)\)$/.exec(text) ?? [];
-
+function optionOf({ names, placeholder, paragraphs, env }: HelpEntry): Option {
   const valueCount = countValues(placeholder);
   const negativesFrom = valueCount === 0 ? firstNegative(names) : names.length;
   const positive = names.slice(0, negativesFrom);
@@ -181,7 +144,7 @@ function parseEntry({ head, rest }: Entry): Option {
     env,
     valueCount,
     presetOnly: false,
-    description,
+    description: paragraphs.join(' '),
   };
 }
 

@@ -1,22 +1,18 @@
-import { readFileSync } from 'node:fs';
-import { negatedEnv, type Option } from './option-table.js';
-import { API_KEY_FILE_ROW, OWN_ROWS, ROUTER_ROWS, type SettingRow, type Settings } from './settings.js';
+import { readKeyFile } from './key-file.js';
+import type { Option } from './option-table.js';
+import { inheritedSource, type NativeConfig, type Source } from './setting-source.js';
+import { OWN_ROWS, ROUTER_ROWS, type SettingRow, type Settings } from './settings.js';
 import type { StartOptions } from './start-options.js';
 
-/** A text that a setting is given, and the name of what gave it, for messages. */
-interface Source {
-  readonly text: string;
-  readonly from: string;
-}
-
 /**
- * Reads and checks all settings: command line before environment before default. A setting that cannot be read
+ * Reads and checks all settings: command line before environment before config files before default. A setting that cannot be read
  * has its default in the result and a line in `problems`.
  */
 export function readSettings(
   given: ReadonlyMap<Option, readonly string[]>,
   options: StartOptions,
   env: NodeJS.ProcessEnv,
+  config: NativeConfig,
 ): { readonly settings: Settings; readonly problems: readonly string[] } {
   const problems: string[] = [];
 
@@ -24,7 +20,7 @@ export function readSettings(
     const option = options.optionOf(row);
     const texts = given.get(option);
     if (texts !== undefined) return texts.map((text) => ({ text, from: row.name }));
-    const source = fromEnvironment(option, env);
+    const source = inheritedSource(option, env, config);
     return source === undefined ? [] : [source];
   };
   const read = <T>(row: SettingRow<T>, source: Source | undefined): T => {
@@ -39,26 +35,16 @@ export function readSettings(
 
   const rows: readonly [string, SettingRow<unknown>][] = Object.entries({ ...ROUTER_ROWS, ...OWN_ROWS });
   const single = Object.fromEntries(rows.map(([field, row]) => [field, read(row, sourcesOf(row).at(-1))]));
-  const apiKeys = [
+  const files = sourcesOf(ROUTER_ROWS.apiKeyFile).map((source) => keysInFile(source, problems));
+  const fixedApiKeys = [
     ...sourcesOf(ROUTER_ROWS.apiKeys).flatMap((source) => keysIn(source, problems)),
-    ...sourcesOf(API_KEY_FILE_ROW).flatMap((source) => keysInFile(source, problems)),
+    ...files.slice(0, -1).flat(),
   ];
+  const apiKeys = [...new Set([...fixedApiKeys, ...(files.at(-1) ?? [])])];
   // The tables have a row of the right type for each field of Settings, which Object.entries forgets.
-  const settings = { ...single, apiKeys: [...new Set(apiKeys)] } as unknown as Settings;
+  const settings = { ...single, apiKeys, fixedApiKeys } as unknown as Settings;
   problems.push(...contradictionsIn(settings));
   return { settings, problems };
-}
-
-/**
- * What the environment says of an option, by the rules of the native router: the mere presence of the negated name
- * means off and wins. An empty variable is taken as unset, as service managers and compose files leave them.
- */
-export function fromEnvironment(option: Option, env: NodeJS.ProcessEnv): Source | undefined {
-  const negated = negatedEnv(option);
-  if (negated !== undefined && env[negated] !== undefined) return { text: '0', from: negated };
-  const text = option.env === undefined ? undefined : env[option.env];
-  if (option.env === undefined || text === undefined || text === '') return undefined;
-  return { text, from: option.env };
 }
 
 /** An empty list would open the server to everybody, which nobody means who gives the option. */
@@ -70,14 +56,9 @@ function keysIn({ text, from }: Source, problems: string[]): readonly string[] {
 
 function keysInFile({ text: path, from }: Source, problems: string[]): readonly string[] {
   try {
-    const keys = readFileSync(path, 'utf8')
-      .split('\n')
-      .map((line) => line.trim())
-      .filter((line) => line !== '' && !line.startsWith('#'));
-    if (keys.length === 0) problems.push(`${from}: ${path} holds no key; write one per line`);
-    return keys;
+    return readKeyFile(path);
   } catch (error) {
-    problems.push(`${from}: cannot read the key file '${path}': ${messageOf(error)}`);
+    problems.push(`${from}: ${messageOf(error)}`);
     return [];
   }
 }

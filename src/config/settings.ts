@@ -24,8 +24,12 @@ export interface Settings {
   readonly modelsAutoload: boolean;
   /** How long a connection may be silent; 0 = no limit. */
   readonly timeoutMs: number;
-  /** From `--api-key` and `--api-key-file`; empty = no key is asked for. */
+  /** From `--api-key` and `--api-key-file`, as they were at the start; empty = no key is asked for. */
   readonly apiKeys: readonly string[];
+  /** Those of `apiKeys` that `apiKeyFile` does not hold, and that hence stay when it changes. */
+  readonly fixedApiKeys: readonly string[];
+  /** Holds more keys, for `readKeyFile`. */
+  readonly apiKeyFile: string | undefined;
   /** Either both TLS files or neither. */
   readonly sslKeyFile: string | undefined;
   readonly sslCertFile: string | undefined;
@@ -42,12 +46,28 @@ export interface Settings {
   readonly bodyMemoryMaxBytes: number;
   readonly logLevel: string;
   readonly logFormat: 'auto' | 'json' | 'text';
+  /** Whether changes on disk are followed. */
+  readonly watch: boolean;
+  /** Look every few seconds instead of being told by the file system. */
+  readonly watchPolling: boolean;
 }
+
+/** Under which title the help lists a setting, in this order. */
+export const SETTING_GROUPS = {
+  listen: 'Where to listen',
+  clients: 'Who may ask',
+  models: 'Which models there are',
+  scheduling: 'When models are loaded and stopped',
+  limits: 'How long and how much',
+  logging: 'What is logged',
+  program: 'What runs the models',
+} as const;
 
 /** How one setting is given. */
 export interface SettingRow<T> {
   readonly name: `--${string}`;
   readonly env: string;
+  readonly group: keyof typeof SETTING_GROUPS;
   readonly kind: Kind<T>;
   /** The default, as a person would write it. */
   readonly initial: string;
@@ -64,10 +84,13 @@ type RouterField =
   | 'modelsAutoload'
   | 'timeoutMs'
   | 'apiKeys'
+  | 'apiKeyFile'
   | 'sslKeyFile'
   | 'sslCertFile'
   | 'apiPrefix';
-type OwnField = Exclude<keyof Settings, RouterField>;
+/** Made of others, not given. */
+type DerivedField = 'fixedApiKeys';
+type OwnField = Exclude<keyof Settings, RouterField | DerivedField>;
 
 /**
  * Options of `llama-server` that the router itself obeys. The installed binary's own table says how they are
@@ -77,6 +100,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   host: {
     name: '--host',
     env: 'LLAMA_ARG_HOST',
+    group: 'listen',
     kind: text('HOST'),
     initial: '127.0.0.1',
     help: 'Address to listen on.',
@@ -84,6 +108,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   port: {
     name: '--port',
     env: 'LLAMA_ARG_PORT',
+    group: 'listen',
     kind: integer({ min: 0, max: 65535, note: '0 = any free port', placeholder: 'PORT' }),
     initial: '8080',
     help: 'Port to listen on; 0 takes any free one.',
@@ -91,6 +116,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   modelsDir: {
     name: '--models-dir',
     env: 'LLAMA_ARG_MODELS_DIR',
+    group: 'models',
     kind: optionalPath,
     initial: '',
     help: 'Directory of GGUF files to serve, besides the Hugging Face cache.',
@@ -98,6 +124,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   modelsPreset: {
     name: '--models-preset',
     env: 'LLAMA_ARG_MODELS_PRESET',
+    group: 'models',
     kind: optionalPath,
     initial: '',
     help: 'INI file with a section of options for each model.',
@@ -105,6 +132,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   modelsMax: {
     name: '--models-max',
     env: 'LLAMA_ARG_MODELS_MAX',
+    group: 'scheduling',
     kind: integer({ min: 0, note: '0 = unlimited' }),
     initial: '4',
     help: 'How many models are loaded at once; 0 = unlimited.',
@@ -112,6 +140,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   modelsAutoload: {
     name: '--models-autoload',
     env: 'LLAMA_ARG_MODELS_AUTOLOAD',
+    group: 'scheduling',
     kind: flag,
     initial: 'on',
     help: 'Load a model on the first request for it; --no-models-autoload: only when told to.',
@@ -119,6 +148,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   timeoutMs: {
     name: '--timeout',
     env: 'LLAMA_ARG_TIMEOUT',
+    group: 'limits',
     kind: nativeTimeout,
     initial: '3600',
     help: 'How long a connection may be silent; 0 = no limit.',
@@ -126,13 +156,23 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   apiKeys: {
     name: '--api-key',
     env: 'LLAMA_API_KEY',
+    group: 'clients',
     kind: commaSeparated,
     initial: '',
     help: 'Keys that clients must send, one of them each.',
   },
+  apiKeyFile: {
+    name: '--api-key-file',
+    env: 'LLAMA_ARG_API_KEY_FILE',
+    group: 'clients',
+    kind: optionalPath,
+    initial: '',
+    help: 'File with more such keys, one per line; # begins a comment line.',
+  },
   sslKeyFile: {
     name: '--ssl-key-file',
     env: 'LLAMA_ARG_SSL_KEY_FILE',
+    group: 'listen',
     kind: optionalPath,
     initial: '',
     help: 'Private key for HTTPS (PEM); needs --ssl-cert-file.',
@@ -140,6 +180,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   sslCertFile: {
     name: '--ssl-cert-file',
     env: 'LLAMA_ARG_SSL_CERT_FILE',
+    group: 'listen',
     kind: optionalPath,
     initial: '',
     help: 'Certificate for HTTPS (PEM); needs --ssl-key-file.',
@@ -147,19 +188,11 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
   apiPrefix: {
     name: '--api-prefix',
     env: 'LLAMA_ARG_API_PREFIX',
+    group: 'listen',
     kind: pathPrefix,
     initial: '',
     help: 'Path under which everything is served, such as /llama.',
   },
-};
-
-/** More keys, one per line; `#` begins a comment line. Its keys end up in `apiKeys`. */
-export const API_KEY_FILE_ROW: SettingRow<string | undefined> = {
-  name: '--api-key-file',
-  env: 'LLAMA_ARG_API_KEY_FILE',
-  kind: optionalPath,
-  initial: '',
-  help: 'File with more such keys, one per line; # begins a comment line.',
 };
 
 /** Options of llama-supervisor itself. */
@@ -167,6 +200,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   llamaServer: {
     name: '--llama-server',
     env: 'LLAMA_SERVER_BIN',
+    group: 'program',
     kind: optionalPath,
     initial: '',
     help: 'The llama-server to run; by default the one of ./build-llama.sh, else the one on PATH.',
@@ -174,6 +208,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   demo: {
     name: '--demo',
     env: 'LLAMA_SUPERVISOR_DEMO',
+    group: 'models',
     kind: flag,
     initial: 'off',
     help: 'Also serve the small demo models.',
@@ -181,6 +216,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   queueMax: {
     name: '--queue-max',
     env: 'LLAMA_SUPERVISOR_QUEUE_MAX',
+    group: 'limits',
     kind: integer({ min: 1 }),
     initial: '1024',
     help: 'How many requests may wait for a model; more are refused with 429.',
@@ -188,6 +224,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   queueTimeoutMs: {
     name: '--queue-timeout',
     env: 'LLAMA_SUPERVISOR_QUEUE_TIMEOUT',
+    group: 'limits',
     kind: seconds({ orZero: false }),
     initial: '600',
     help: 'How long a request may wait for a model before it is refused with 503.',
@@ -195,6 +232,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   loadTimeoutMs: {
     name: '--load-timeout',
     env: 'LLAMA_SUPERVISOR_LOAD_TIMEOUT',
+    group: 'scheduling',
     kind: seconds({ orZero: false }),
     initial: '600',
     help: 'How long a model may take to load before it is stopped and failed.',
@@ -202,6 +240,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   fairAfterMs: {
     name: '--fair-after',
     env: 'LLAMA_SUPERVISOR_FAIR_AFTER',
+    group: 'scheduling',
     kind: seconds({ orZero: true }),
     initial: '30',
     help: 'How long traffic to loaded models may hold up a request for another one.',
@@ -209,6 +248,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   drainTimeoutMs: {
     name: '--drain-timeout',
     env: 'LLAMA_SUPERVISOR_DRAIN_TIMEOUT',
+    group: 'limits',
     kind: seconds({ orZero: true }),
     initial: '60',
     help: 'How long running requests may go on after a stop signal; 0 = not at all.',
@@ -216,6 +256,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   bodyMaxBytes: {
     name: '--body-max',
     env: 'LLAMA_SUPERVISOR_BODY_MAX',
+    group: 'limits',
     kind: bytes,
     initial: '100MiB',
     help: 'Largest request body; larger ones are refused with 413.',
@@ -223,6 +264,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   bodyMemoryMaxBytes: {
     name: '--body-memory-max',
     env: 'LLAMA_SUPERVISOR_BODY_MEMORY_MAX',
+    group: 'limits',
     kind: bytes,
     initial: '1GiB',
     help: 'Memory for all request bodies together.',
@@ -230,6 +272,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   logLevel: {
     name: '--log-level',
     env: 'LLAMA_SUPERVISOR_LOG_LEVEL',
+    group: 'logging',
     kind: choice('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'),
     initial: 'info',
     help: 'What is logged: this level and all above it.',
@@ -237,8 +280,25 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
   logFormat: {
     name: '--log-format',
     env: 'LLAMA_SUPERVISOR_LOG_FORMAT',
+    group: 'logging',
     kind: choice('auto', 'json', 'text'),
     initial: 'auto',
     help: 'auto is text on a terminal and JSON elsewhere.',
+  },
+  watch: {
+    name: '--watch',
+    env: 'LLAMA_SUPERVISOR_WATCH',
+    group: 'models',
+    kind: flag,
+    initial: 'on',
+    help: 'Follow changes of models, presets and keys on disk.',
+  },
+  watchPolling: {
+    name: '--watch-polling',
+    env: 'LLAMA_SUPERVISOR_WATCH_POLLING',
+    group: 'models',
+    kind: flag,
+    initial: 'off',
+    help: 'Look for changes every few seconds instead of being told, for network file systems.',
   },
 };

@@ -1,6 +1,6 @@
 import { nearest } from './nearest.js';
 import type { Option, OptionTable, Spelling } from './option-table.js';
-import { API_KEY_FILE_ROW, OWN_ROWS, ROUTER_ROWS, type SettingRow } from './settings.js';
+import { OWN_ROWS, ROUTER_ROWS, type SettingRow } from './settings.js';
 
 /**
  * Every option that `start` knows, by any spelling: ours, then those of the installed binary, then the options a
@@ -14,7 +14,7 @@ export class StartOptions {
   constructor(table: OptionTable) {
     this.#table = table;
     for (const row of Object.values(OWN_ROWS)) add(this.#ours, optionFor(row));
-    for (const row of [...Object.values(ROUTER_ROWS), API_KEY_FILE_ROW]) {
+    for (const row of Object.values(ROUTER_ROWS)) {
       if (table.find(row.name) === undefined) add(this.#unlisted, optionFor(row));
     }
   }

@@ -4,6 +4,21 @@
  */
 
 export type SupervisorEvent =
+  | {
+      /** The list of models was made anew; empty lists say that it is as it was. */
+      readonly type: 'catalog.changed';
+      readonly added: readonly string[];
+      readonly removed: readonly string[];
+      /** Models that would be started differently now. */
+      readonly changed: readonly string[];
+      /** Models of which something new is wrong. */
+      readonly broken: readonly {
+        readonly model: string;
+        readonly problem: string | undefined;
+        readonly stale: string | undefined;
+      }[];
+      readonly warnings: readonly string[];
+    }
   | { readonly type: 'model.queued'; readonly model: string; readonly position: number }
   | { readonly type: 'model.loading'; readonly model: string; readonly pid: number; readonly port: number }
   | { readonly type: 'model.progress'; readonly model: string; readonly progress: unknown }

@@ -3,7 +3,7 @@ import { Hono } from 'hono';
 import { createMiddleware } from 'hono/factory';
 import { routePath } from 'hono/route';
 import { asRouterError, RouterError } from '../errors.js';
-import { requireApiKey } from './auth.js';
+import { requireApiKey, type KeyRing } from './auth.js';
 import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './model-routes.js';
 import { proxyByBody, proxyByQuery, type ProxyOptions } from './proxy.js';
 import type { RequestTrace } from './request-trace.js';
@@ -16,7 +16,7 @@ export interface HttpEnv {
 export interface AppOptions extends ProxyOptions, ModelRoutesOptions {
   /** Path in front of every route, without a slash at its end; empty for none. */
   readonly apiPrefix: string;
-  readonly apiKeys: readonly string[];
+  readonly keys: KeyRing;
   /** The router's own `/props`. */
   readonly props: Readonly<Record<string, unknown>>;
 }
@@ -65,7 +65,7 @@ export function createApp(options: AppOptions) {
   const byBody = proxyByBody(options);
   const nameRoute = nameRouteUnder(options.apiPrefix);
 
-  app.use(requireApiKey(options.apiKeys, options.apiPrefix));
+  app.use(requireApiKey(options.keys, options.apiPrefix));
 
   app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => c.json({ status: 'ok' }));
   app.on('GET', ['/models', '/v1/models'], nameRoute, listModels(options));

@@ -7,18 +7,36 @@ import type { HttpEnv } from './app.js';
 /** Answered without a key, as the native router does. */
 const publicRoutes = new Set(['/health', '/v1/health']);
 
-/**
- * Refuses requests without a valid API key, given as `Authorization: Bearer KEY` (or bare) or `X-Api-Key: KEY`.
- * Without keys everything is allowed.
- */
-export function requireApiKey(keys: readonly string[], prefix: string) {
-  const digests = keys.map(digest);
+/** The API keys that are valid now; without any everything is allowed. */
+export class KeyRing {
+  #digests: readonly Buffer[] = [];
+
+  constructor(keys: readonly string[]) {
+    this.replace(keys);
+  }
+
+  /** From the next request on these keys are valid, and no other. */
+  replace(keys: readonly string[]): void {
+    this.#digests = keys.map(digest);
+  }
+
+  get isEmpty(): boolean {
+    return this.#digests.length === 0;
+  }
+
+  /** In a time that says nothing about the keys: digests are of one length and every one is compared. */
+  holds(key: string): boolean {
+    const presented = digest(key);
+    return this.#digests.filter((known) => timingSafeEqual(known, presented)).length > 0;
+  }
+}
+
+/** Refuses requests without a valid API key, given as `Authorization: Bearer KEY` (or bare) or `X-Api-Key: KEY`. */
+export function requireApiKey(keys: KeyRing, prefix: string) {
   return createMiddleware<HttpEnv>(async function requireApiKeyMiddleware(c, next) {
-    if (digests.length > 0 && !publicRoutes.has(c.req.path.slice(prefix.length))) {
-      const presented = digest(presentedKey(c.env.incoming.headers));
-      // Digests are of one length and every key is compared: the time taken says nothing about the keys.
-      const matches = digests.filter((known) => timingSafeEqual(known, presented));
-      if (matches.length === 0) throw new RouterError('key_invalid', 'Invalid API Key');
+    if (!keys.isEmpty && !publicRoutes.has(c.req.path.slice(prefix.length))) {
+      if (!keys.holds(presentedKey(c.env.incoming.headers)))
+        throw new RouterError('key_invalid', 'Invalid API Key');
     }
     await next();
   });

@@ -1,3 +1,4 @@
+import type { ModelFacts } from '../models/gguf-facts.js';
 import type { Model } from '../models/model.js';
 import type { ModelStatus } from '../scheduler/scheduler.js';
 
@@ -7,19 +8,24 @@ export interface LaunchDescription {
   readonly preset: string;
 }
 
+/** What a list entry is made of. */
+export interface EntryParts {
+  readonly model: Model;
+  readonly status: ModelStatus;
+  readonly launch: LaunchDescription;
+  /** Undefined while its file has not been read. */
+  readonly facts: ModelFacts | undefined;
+  /** Unix time, seconds. */
+  readonly now: number;
+}
+
 /**
  * A model's entry in `GET /models`: the native router's fields in its order (tools/server/server-models.cpp,
  * `get_router_models`), then ours. A failed model keeps the native form, `unloaded` and `failed`, and says why
- * in `error`.
- *
- * @param now Unix time, seconds
+ * in `error`; `facts` are read from its file, loaded or not, and absent until then.
  */
-export function listEntry(
-  model: Model,
-  status: ModelStatus,
-  { args, preset }: LaunchDescription,
-  now: number,
-): Record<string, unknown> {
+export function listEntry({ model, status, launch, facts, now }: EntryParts): Record<string, unknown> {
+  const { args, preset } = launch;
   const entry: Record<string, unknown> = {
     id: model.id,
     aliases: model.aliases,
@@ -28,7 +34,7 @@ export function listEntry(
     owned_by: 'llamacpp',
     created: now,
     status: { value: status.value, args, preset, ...failure(model, status) },
-    architecture: { input_modalities: ['text'], output_modalities: ['text'] },
+    architecture: { input_modalities: facts?.inputModalities ?? ['text'], output_modalities: ['text'] },
     source: model.source,
     can_remove: model.canRemove,
   };
@@ -36,11 +42,28 @@ export function listEntry(
     for (const [key, value] of Object.entries(status.info ?? {})) if (!(key in entry)) entry[key] = value;
   }
   if (model.file !== undefined) entry['path'] = model.file;
+  if (facts !== undefined) entry['facts'] = describeFacts(facts);
+  if (model.stale !== undefined) entry['stale'] = model.stale;
   if (status.progress !== undefined) entry['progress'] = status.progress;
   if (status.pid !== undefined) entry['pid'] = status.pid;
   entry['in_flight'] = status.inFlight;
   entry['waiting'] = status.waiting;
   return entry;
+}
+
+/** In the wire's spelling; what the file does not say is absent. */
+function describeFacts(facts: ModelFacts): Record<string, unknown> {
+  return {
+    architecture: facts.architecture,
+    name: facts.name,
+    n_params: facts.parameters,
+    size: facts.sizeBytes,
+    quantization: facts.quantization,
+    n_ctx_train: facts.contextLength,
+    n_embd: facts.embeddingLength,
+    n_vocab: facts.vocabSize,
+    chat_template: facts.chatTemplate,
+  };
 }
 
 function failure(model: Model, { value, outcome }: ModelStatus): Record<string, unknown> {

@@ -1,9 +1,11 @@
 import type { Context } from 'hono';
 import { RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
+import type { ModelFacts } from '../models/gguf-facts.js';
 import type { Model } from '../models/model.js';
 import type { Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
+import { findModel, invalidModel } from './find-model.js';
 import { listEntry, type LaunchDescription } from './model-entry.js';
 import { modelScannerFor } from './model-name/index.js';
 import { requireName } from './require-name.js';
@@ -13,17 +15,30 @@ export interface ModelRoutesOptions {
   readonly catalog: () => Catalog;
   readonly scheduler: Scheduler;
   readonly bodyLimits: BodyLimits;
+  /** Why a model that is not loaded can not be; looks into its files, if nobody has yet. */
+  readonly vet: (model: Model) => Promise<string | undefined>;
+  /** What is known of the files of a model by now. */
+  readonly facts: (model: Model) => ModelFacts | undefined;
+  /** Looks for models again; settles when the catalog shows what is on disk. */
+  readonly reload: () => Promise<void>;
   /** How a model is or would be started, for its list entry. */
   readonly describeLaunch: (model: Model, port: number) => LaunchDescription;
 }
 
-/** `GET /models`: every model with its state. Looks, and changes nothing. */
-export function listModels({ catalog, scheduler, describeLaunch }: ModelRoutesOptions) {
-  return function listModelsHandler(c: Context<HttpEnv>): Response {
+/** `GET /models`: every model with its state. Looks, and changes nothing; `?reload=1` first looks for models again. */
+export function listModels({ catalog, scheduler, describeLaunch, facts, reload }: ModelRoutesOptions) {
+  return async function listModelsHandler(c: Context<HttpEnv>): Promise<Response> {
+    if (c.req.query('reload')) await reload();
     const now = Math.floor(Date.now() / 1000);
-    const data = catalog().models.map((model) => {
+    const data = catalog().listed.map((model) => {
       const status = scheduler.status(model.id);
-      return listEntry(model, status, describeLaunch(model, status.port), now);
+      return listEntry({
+        model,
+        status,
+        launch: describeLaunch(model, status.port),
+        facts: facts(model),
+        now,
+      });
     });
     return c.json({ data, object: 'list' });
   };
@@ -33,13 +48,10 @@ export function listModels({ catalog, scheduler, describeLaunch }: ModelRoutesOp
 export function loadModel(options: ModelRoutesOptions) {
   return async function loadModelHandler(c: Context<HttpEnv>): Promise<Response> {
     const name = await modelName(c, options.bodyLimits);
-    const model = options.catalog().resolve(name);
-    if (!model) throw new RouterError('model_unknown_to_load', `model '${name}' not found`, { model: name });
-    if (model.problem !== undefined) {
-      const message = `model name=${model.id} cannot be served: ${model.problem}`;
-      throw new RouterError('model_invalid', message, { model: model.id });
-    }
+    const model = findModel(options.catalog(), name, 'model_unknown_to_load');
     c.env.trace.model = model.id;
+    const problem = await options.vet(model);
+    if (problem !== undefined) throw invalidModel(model.id, problem);
     const client = new AbortController();
     const { outgoing } = c.env;
     const onClose = (): void => client.abort();

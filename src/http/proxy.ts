@@ -2,12 +2,13 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
 import { asRouterError, RouterError } from '../errors.js';
-import type { Model } from '../models/model.js';
 import type { Catalog } from '../models/catalog.js';
+import type { Model } from '../models/model.js';
 import type { Lease, Outcome, Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
 import { modelScannerFor } from './model-name/index.js';
+import { findModel, invalidModel } from './find-model.js';
 import { requireName } from './require-name.js';
 import { requestHeaders } from './header-policy.js';
 import { Relay, type RelayEnd } from './relay.js';
@@ -17,6 +18,8 @@ export interface ProxyOptions {
   readonly catalog: () => Catalog;
   readonly scheduler: Scheduler;
   readonly bodyLimits: BodyLimits;
+  /** Why a model that is not loaded can not be; looks into its files, if nobody has yet. */
+  readonly vet: (model: Model) => Promise<string | undefined>;
   /** Whether a request may load a model when its query does not say. */
   readonly autoload: boolean;
   /** Longest time for which a client may not read; 0 = no bound. */
@@ -140,9 +143,12 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
   }
 }
 
-/** Waits in the queue; a client that leaves is a waiter no more, unless its answer can be resumed. */
+/**
+ * Waits in the queue; a client that leaves is a waiter no more, unless its answer can be resumed. No model has to make
+ * room for one whose file cannot be loaded.
+ */
 async function waitForLease(
-  { scheduler }: ProxyOptions,
+  { scheduler, vet }: ProxyOptions,
   { env: { outgoing } }: ProxyContext,
   { model, autoload, wake }: ForwardRequest,
   detached: boolean,
@@ -152,6 +158,10 @@ async function waitForLease(
   if (!detached) outgoing.once('close', onClose);
   if (outgoing.destroyed && !detached) client.abort();
   try {
+    if (autoload && scheduler.status(model.id).value === 'unloaded') {
+      const problem = await vet(model);
+      if (problem !== undefined) throw invalidModel(model.id, problem);
+    }
     return await scheduler.acquire(model.id, client.signal, { autoload, wake });
   } finally {
     outgoing.off('close', onClose);
@@ -208,16 +218,6 @@ function refuse(c: ProxyContext, thrown: unknown): void {
   const error = asRouterError(thrown);
   trace.error = error;
   sendError(incoming, outgoing, error);
-}
-
-function findModel(catalog: Catalog, name: string): Model {
-  const model = catalog.resolve(name);
-  if (!model) throw new RouterError('model_unknown', `model '${name}' not found`, { model: name });
-  if (model.problem !== undefined) {
-    const message = `model name=${model.id} cannot be served: ${model.problem}`;
-    throw new RouterError('model_invalid', message, { model: model.id });
-  }
-  return model;
 }
 
 function headersFor(incoming: IncomingMessage, body: RequestBody | undefined): string[] {

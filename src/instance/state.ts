@@ -20,8 +20,11 @@ export type ModelInfo = Readonly<Record<string, unknown>>;
 /** Progress as the child reports it: `{stages, current, value: 0..1}`. */
 export type LoadProgress = Readonly<Record<string, unknown>>;
 
-/** Why an instance was told to stop. The first reason is the one that is kept. */
-export type StopReason = 'evicted' | 'unloaded' | 'shutdown' | 'load deadline';
+/**
+ * Why an instance was told to stop. The first reason is the one that is kept. `changed`: its model would be started
+ * differently now; `removed`: its model is served no more.
+ */
+export type StopReason = 'evicted' | 'unloaded' | 'changed' | 'removed' | 'shutdown' | 'load deadline';
 
 /** How a run ended. A stop that was asked for is never a failure, however the child took it. */
 export type Outcome =

@@ -1,3 +1,4 @@
+import { appCommand } from '../config/app-command.js';
 import type { Option, OptionTable } from '../config/option-table.js';
 import { renderArgs, renderPreset, withoutKeys } from '../config/render-options.js';
 import type { Model } from './model.js';
@@ -9,13 +10,21 @@ const CHILD_HOST = '127.0.0.1';
  * The whole argument list of the child of `model`, `binary` first, as the native router would give it
  * (tools/server/server-models.cpp, `update_args`); models whose files are in the hub cache get `--offline` at
  * the end, so that a load never waits for the network. An explicit `offline` in the options, either way, stands.
+ *
+ * @param env may say that `binary` is the unified `llama` program, which takes its subcommand first
  */
-export function modelArgs(model: Model, binary: string, table: OptionTable, port: number): string[] {
+export function modelArgs(
+  model: Model,
+  binary: string,
+  table: OptionTable,
+  port: number,
+  env: NodeJS.ProcessEnv = {},
+): string[] {
   const values = new Map(model.options);
   values.set(optionNamed(table, 'host'), CHILD_HOST);
   values.set(optionNamed(table, 'port'), String(port));
   values.set(optionNamed(table, 'alias'), model.id);
-  const args = [binary, ...renderArgs(values)];
+  const args = [binary, ...appCommand(env), ...renderArgs(values)];
 
   const offline = table.findKey('offline')?.option;
   if (model.offline && offline !== undefined && !values.has(offline)) args.push(`--${offline.key}`);

@@ -2,6 +2,8 @@ import { isTruthy, type Option, type OptionTable, type OptionValues } from '../c
 import { withoutKeys } from '../config/render-options.js';
 import { settleAliases } from './aliases.js';
 import { compareBytewise } from './bytewise.js';
+import type { FlatCache } from './flat-cache.js';
+import type { FlatModel } from './flat-models.js';
 import type { HubCache } from './hub-cache.js';
 import type { Model, ModelSource } from './model.js';
 import { originOf } from './model-origin.js';
@@ -14,6 +16,8 @@ import { stopTimeoutMs } from './stop-timeout.js';
 /** Everything a catalog is made of. */
 export interface CatalogSources {
   readonly cache: HubCache;
+  /** The caches of earlier llama.cpp versions; what the hub cache holds, too, is taken from there. */
+  readonly flatCaches: readonly FlatCache[];
   /** In the order given; of two models with one id the earlier directory's stays. */
   readonly modelsDirs: readonly ModelsDir[];
   readonly preset: Preset;
@@ -24,8 +28,10 @@ export interface CatalogSources {
 
 /** The merged, immutable list of models. */
 export interface Catalog {
-  /** Sorted bytewise by id. */
+  /** Sorted bytewise by id; hidden ones too. */
   readonly models: readonly Model[];
+  /** Those a list shows. */
+  readonly listed: readonly Model[];
   readonly warnings: readonly string[];
   /** The model of that id, else the one of that alias; case matters. */
   resolve(name: string): Model | undefined;
@@ -36,9 +42,12 @@ export interface Catalog {
  * (tools/server/server-models.cpp, `load_models`): command line over section over what a scan found over `[*]`.
  */
 export function buildCatalog(sources: CatalogSources): Catalog {
-  const warnings = [...sources.cache.warnings, ...sources.modelsDirs.flatMap((dir) => dir.warnings)];
+  const scans = [sources.cache, ...sources.flatCaches, ...sources.modelsDirs];
+  // A directory that is both caches may be complained of twice.
+  const warnings = [...new Set(scans.flatMap((scan) => scan.warnings))];
   warnings.push(...sources.preset.warnings);
   const read = optionReader(sources.table);
+  const flatModels = byIdAndAlias(sources.flatCaches);
   const found = findModels(sources, read, warnings);
   const sections = new Map(sources.preset.sections.map((section) => [section.name, section]));
   const ids = [...new Set([...found.keys(), ...sections.keys()])].sort(compareBytewise);
@@ -46,7 +55,7 @@ export function buildCatalog(sources: CatalogSources): Catalog {
   const models = ids.map((id): Model => {
     const discovered = found.get(id);
     const section = sections.get(id);
-    const options = withoutKeys(
+    const merged = withoutKeys(
       new Map([
         ...sources.preset.global,
         ...(discovered?.options ?? []),
@@ -55,40 +64,56 @@ export function buildCatalog(sources: CatalogSources): Catalog {
       ]),
       RESERVED_IN_PRESETS,
     );
-    const source = section === undefined ? (discovered?.source ?? 'preset') : 'preset';
-    return describe(id, source, section, options, sources.cache, read);
+    const options = fromFlatCache(merged, flatModels, sources.cache, read);
+    return describe({ id, options, discovered, section }, sources.cache, read);
   });
-  return createCatalog(settleAliases(models, warnings), warnings);
+  const hidden = duplicates(models, sources.cache, read);
+  const marked = models.map((model) => (hidden.has(model.id) ? { ...model, hidden: true } : model));
+  return createCatalog(settleAliases(marked, warnings), warnings);
 }
 
 /** A catalog of `models`, which are sorted and whose aliases do not conflict. */
 export function createCatalog(models: readonly Model[], warnings: readonly string[]): Catalog {
   const byId = new Map(models.map((model) => [model.id, model]));
   const byAlias = new Map(models.flatMap((model) => model.aliases.map((alias) => [alias, model])));
-  return { models, warnings, resolve: (name) => byId.get(name) ?? byAlias.get(name) };
+  return {
+    models,
+    listed: models.filter(({ hidden }) => !hidden),
+    warnings,
+    resolve: (name) => byId.get(name) ?? byAlias.get(name),
+  };
 }
 
 interface Discovered {
   readonly source: ModelSource;
   readonly options: OptionValues;
+  readonly aliases: readonly string[];
+  readonly canRemove: boolean;
 }
 
-/** The models that scans found, with the options that name their files; models-dir goes before cache. */
+/**
+ * The models that scans found, with the options that name their files; models-dir goes before cache, and the hub's
+ * layout before the flat one.
+ */
 function findModels(
   sources: CatalogSources,
   read: OptionReader,
   warnings: string[],
 ): Map<string, Discovered> {
-  const generated = (values: Record<string, string | undefined>): OptionValues =>
-    new Map(
-      Object.entries(values).flatMap(([name, value]): [Option, string][] => {
-        const option = read.find(name);
-        return option === undefined || value === undefined ? [] : [[option, value]];
-      }),
-    );
   const found = new Map<string, Discovered>();
+  for (const { id, file, mmproj, draft, aliases } of sources.flatCaches.flatMap((cache) => cache.models)) {
+    if (found.has(id)) continue;
+    const options = fileOptions({ file, mmproj, draft }, read);
+    found.set(id, { source: 'cache', options, aliases, canRemove: false });
+  }
   for (const { id } of sources.cache.models) {
-    found.set(id, { source: 'cache', options: generated({ 'hf-repo': id }) });
+    const aliases = found.get(id)?.aliases ?? [];
+    found.set(id, {
+      source: 'cache',
+      options: generatedOptions({ 'hf-repo': id }, read),
+      aliases,
+      canRemove: true,
+    });
   }
   const files = new Map<string, string>();
   for (const { id, file, mmproj, draft } of sources.modelsDirs.flatMap((dir) => dir.models)) {
@@ -100,36 +125,104 @@ function findModels(
       continue;
     }
     files.set(id, file);
-    found.set(id, {
-      source: 'models_dir',
-      options: generated({ model: file, mmproj, 'model-draft': draft }),
-    });
+    const options = fileOptions({ file, mmproj, draft }, read);
+    found.set(id, { source: 'models_dir', options, aliases: [], canRemove: false });
   }
   return found;
 }
 
-function describe(
-  id: string,
-  source: ModelSource,
-  section: PresetSection | undefined,
+interface ModelFiles {
+  readonly file: string;
+  readonly mmproj: string | undefined;
+  readonly draft: string | undefined;
+}
+
+function fileOptions({ file, mmproj, draft }: ModelFiles, read: OptionReader): OptionValues {
+  return generatedOptions({ model: file, mmproj, 'model-draft': draft }, read);
+}
+
+function generatedOptions(values: Record<string, string | undefined>, read: OptionReader): OptionValues {
+  return new Map(
+    Object.entries(values).flatMap(([name, value]): [Option, string][] => {
+      const option = read.find(name);
+      return option === undefined || value === undefined ? [] : [[option, value]];
+    }),
+  );
+}
+
+function byIdAndAlias(caches: readonly FlatCache[]): ReadonlyMap<string, FlatModel> {
+  const models = caches.flatMap((cache) => cache.models);
+  return new Map(
+    models.flatMap((model) => [model.id, ...model.aliases].map((name) => [name, model] as const)).reverse(),
+  );
+}
+
+/**
+ * The options, with the file instead of the repository where only a flat cache holds that: a child knows the hub's
+ * layout alone and would download the model again.
+ */
+function fromFlatCache(
   options: OptionValues,
+  flatModels: ReadonlyMap<string, FlatModel>,
   cache: HubCache,
   read: OptionReader,
-): Model {
+): OptionValues {
+  const repo = read.get(options, 'hf-repo');
+  const model = repo === undefined ? undefined : flatModels.get(repo);
+  if (repo === undefined || model === undefined || read.get(options, 'hf-file') !== undefined) return options;
+  if (cache.resolve(repo).kind !== 'absent') return options;
+  return new Map([...fileOptions(model, read), ...withoutKeys(options, new Set(['hf-repo']))]);
+}
+
+/**
+ * Ids of the cache's models that a section with `dedup-cache-models` serves, too: those that load the file of its
+ * repository or of its draft's (tools/server/server-models.cpp, `load_models`).
+ */
+function duplicates(models: readonly Model[], cache: HubCache, read: OptionReader): ReadonlySet<string> {
+  const served = new Set<string>();
+  for (const { options } of models) {
+    if (!isTruthy(read.get(options, 'dedup-cache-models') ?? '')) continue;
+    for (const [repo, file] of [
+      [read.get(options, 'hf-repo'), read.get(options, 'hf-file')],
+      [read.get(options, 'hf-repo-draft'), read.get(options, 'model-draft')],
+    ]) {
+      const found = repo === undefined ? undefined : cache.resolve(repo, file);
+      if (found?.kind === 'file') served.add(found.file);
+    }
+  }
+  const hidden = models.filter(
+    ({ source, file }) => source === 'cache' && file !== undefined && served.has(file),
+  );
+  return new Set(hidden.map(({ id }) => id));
+}
+
+interface Merged {
+  readonly id: string;
+  readonly options: OptionValues;
+  readonly discovered: Discovered | undefined;
+  readonly section: PresetSection | undefined;
+}
+
+function describe({ id, options, discovered, section }: Merged, cache: HubCache, read: OptionReader): Model {
   const origin = originOf(options, cache, read);
   const problems = [...(section?.problems ?? [])];
   if (origin.problem !== undefined) problems.push(origin.problem);
+  const named = splitList(read.get(options, 'alias'));
   return {
     id,
-    aliases: splitList(read.get(options, 'alias')),
+    aliases: [...new Set([...named, ...(discovered?.aliases ?? [])])].sort(compareBytewise),
     tags: splitList(read.get(options, 'tags')),
-    source,
+    source: section === undefined ? (discovered?.source ?? 'preset') : 'preset',
     // The child's --alias is always the id; what the options say is in `aliases`.
     options: withoutKeys(options, new Set(['alias'])),
     offline: origin.offline,
     file: origin.file,
+    mmproj: origin.mmproj,
+    version: undefined,
     problem: problems.length === 0 ? undefined : problems.join('; '),
-    canRemove: source === 'cache',
+    stale: section?.stale,
+    hidden: false,
+    canRemove: section === undefined && discovered?.canRemove === true,
     stopTimeoutMs: stopTimeoutMs(read.get(options, 'stop-timeout')),
     loadOnStartup: isTruthy(read.get(options, 'load-on-startup') ?? ''),
   };

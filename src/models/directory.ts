@@ -31,13 +31,14 @@ export async function readDirectory(directory: string): Promise<DirectoryEntry[]
   const entries: DirectoryEntry[] = [];
   for (const dirent of await readDirents(directory)) {
     const path = joinPath(directory, dirent.name);
-    entries.push({ name: dirent.name, path, kind: await kindOf(dirent, path) });
+    const kind = dirent.isSymbolicLink() ? await kindOfPath(path) : directKind(dirent);
+    entries.push({ name: dirent.name, path, kind });
   }
   return entries;
 }
 
-async function kindOf(dirent: Dirent, path: string): Promise<DirectoryEntry['kind']> {
-  if (!dirent.isSymbolicLink()) return directKind(dirent);
+/** What `path` is, links followed. */
+export async function kindOfPath(path: string | Buffer): Promise<DirectoryEntry['kind']> {
   try {
     return directKind(await stat(path));
   } catch {
@@ -48,6 +49,21 @@ async function kindOf(dirent: Dirent, path: string): Promise<DirectoryEntry['kin
 function directKind(entry: { isFile(): boolean; isDirectory(): boolean }): DirectoryEntry['kind'] {
   if (entry.isFile()) return 'file';
   return entry.isDirectory() ? 'directory' : 'other';
+}
+
+/** What `read` gives of `directory`; nothing where it does not exist, and a warning where it cannot be read. */
+export async function readOrWarn<Entry>(
+  directory: string,
+  read: (directory: string) => Promise<Entry[]>,
+  warnings: string[],
+): Promise<Entry[]> {
+  try {
+    return await read(directory);
+  } catch (error) {
+    const code = failureCode(error);
+    if (code !== 'ENOENT') warnings.push(`'${directory}' cannot be read: ${code}`);
+    return [];
+  }
 }
 
 /** The system's code of a failed file operation (`EACCES`), or the message where it has none. */

@@ -39,5 +39,6 @@ export function shardPath(path: string, index: number): string {
 
 /** What follows the last colon of a section name, as llama-server canonicalises it (common/preset.cpp). */
 export function canonicalTag(tag: string): string {
-  return (TAG.exec(tag)?.[1] ?? tag).toUpperCase();
+  // Of ASCII alone, as there.
+  return (TAG.exec(tag)?.[1] ?? tag).replace(/[a-z]/g, (letter) => letter.toUpperCase());
 }

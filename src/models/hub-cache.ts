@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { boundedMap } from './bounded-map.js';
 import { compareBytewise } from './bytewise.js';
-import { failureCode, joinPath, readDirectory, readDirents } from './directory.js';
-import { bestFile, repoIdOf, tagsOf, type HubFile, type HubRepo } from './hub-repo.js';
+import { failureCode, joinPath, readDirectory, readDirents, readOrWarn } from './directory.js';
+import { bestFile, bestMmproj, repoIdOf, tagsOf, type HubFile, type HubRepo } from './hub-repo.js';
 
 /** A model in the cache: one repository and one quantisation tag. */
 export interface HubModel {
@@ -12,7 +12,12 @@ export interface HubModel {
 
 /** What a child that is given `--hf-repo REPO --offline` would load. */
 export type HubResolution =
-  | { readonly kind: 'file'; readonly file: string }
+  | {
+      readonly kind: 'file';
+      readonly file: string;
+      /** The projector it takes with it, unless its options name another or none. */
+      readonly mmproj: string | undefined;
+    }
   /** It would load nothing, for this reason. */
   | { readonly kind: 'unusable'; readonly problem: string }
   /** The cache does not hold it: only a download can bring it. */
@@ -77,7 +82,8 @@ export class HubCache {
     }
     const found =
       hfFile === undefined ? bestFile(repo, rest.at(-1)) : repo.files.find(({ path }) => path === hfFile);
-    return found === undefined ? { kind: 'absent' } : { kind: 'file', file: found.localPath };
+    if (found === undefined) return { kind: 'absent' };
+    return { kind: 'file', file: found.localPath, mmproj: bestMmproj(repo, found)?.localPath };
   }
 }
 
@@ -105,9 +111,32 @@ async function scanRepo(folder: string, path: string, warnings: string[]): Promi
   const id = repoIdOf(folder);
   const commit = await commitOf(path, warnings);
   if (id === undefined || commit === undefined) return undefined;
-  const files: HubFile[] = [];
-  await walk(joinPath(path, `snapshots/${commit}`), '', files, warnings);
+  const snapshots = joinPath(path, 'snapshots');
+  const files = await filesBelow(joinPath(snapshots, commit), warnings);
+  if (files.length === 0) await warnOfLostModels(id, commit, snapshots, warnings);
   return { id, files };
+}
+
+/**
+ * A download that broke off may have moved the ref and brought no file of the new commit. A child then does not
+ * find the models of the older snapshot either, so all that can be done is to say so.
+ */
+async function warnOfLostModels(
+  id: string,
+  commit: string,
+  snapshots: string,
+  warnings: string[],
+): Promise<void> {
+  for (const other of await readOrWarn(snapshots, readDirents, warnings)) {
+    if (!other.isDirectory() || other.name === commit) continue;
+    const tags = tagsOf({ id, files: await filesBelow(joinPath(snapshots, other.name), warnings) });
+    if (tags.length === 0) continue;
+    warnings.push(
+      `'${id}' is not listed: its ref names the commit ${commit}, of which no file is in the cache; ` +
+        `download it again, or name a file of '${joinPath(snapshots, other.name)}' in a preset`,
+    );
+    return;
+  }
 }
 
 /** The commit that is checked out: that of `refs/main`, else the first other that is one. */
@@ -138,6 +167,12 @@ async function firstLine(path: string, warnings: string[]): Promise<string | und
   }
 }
 
+async function filesBelow(directory: string, warnings: string[]): Promise<HubFile[]> {
+  const files: HubFile[] = [];
+  await walk(directory, '', files, warnings);
+  return files;
+}
+
 /** Adds all files and links below `directory`, depth first; links to directories are not entered. */
 async function walk(directory: string, below: string, files: HubFile[], warnings: string[]): Promise<void> {
   for (const entry of await readOrWarn(directory, readDirents, warnings)) {
@@ -145,20 +180,5 @@ async function walk(directory: string, below: string, files: HubFile[], warnings
     const path = below + entry.name;
     if (entry.isDirectory()) await walk(localPath, `${path}/`, files, warnings);
     else if (entry.isFile() || entry.isSymbolicLink()) files.push({ path, localPath });
-  }
-}
-
-/** What `read` gives of `directory`; nothing where it does not exist, and a warning where it cannot be read. */
-async function readOrWarn<Entry>(
-  directory: string,
-  read: (directory: string) => Promise<Entry[]>,
-  warnings: string[],
-): Promise<Entry[]> {
-  try {
-    return await read(directory);
-  } catch (error) {
-    if (failureCode(error) !== 'ENOENT')
-      warnings.push(`'${directory}' cannot be read: ${failureCode(error)}`);
-    return [];
   }
 }

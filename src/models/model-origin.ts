@@ -14,6 +14,8 @@ function isModelShortcut(option: Option): boolean {
 export interface Origin {
   /** The file on disk, where it is known before the start. */
   readonly file?: string;
+  /** The projector it loads beside that: the one it is given, or the one it takes from the cache by itself. */
+  readonly mmproj?: string;
   /** Whether the child needs nothing from the network, so that it may be told not to ask. */
   readonly offline: boolean;
   /** Why it would get none. */
@@ -30,7 +32,11 @@ export function originOf(options: OptionValues, cache: HubCache, read: OptionRea
     const found = cache.resolve(hfRepo, read.get(options, 'hf-file'));
     switch (found.kind) {
       case 'file':
-        return { file: found.file, offline: !needsNetwork(options, cache, read) };
+        return {
+          file: found.file,
+          ...projector(options, read, found.mmproj),
+          offline: !needsNetwork(options, cache, read),
+        };
       case 'unusable':
         return { offline: false, problem: found.problem };
       case 'absent':
@@ -41,13 +47,26 @@ export function originOf(options: OptionValues, cache: HubCache, read: OptionRea
   if (read.get(options, 'model-url') !== undefined || read.get(options, 'docker-repo') !== undefined) {
     return { offline: false };
   }
-  if (path !== undefined) return { file: path, offline: false };
+  if (path !== undefined) return { file: path, ...projector(options, read, undefined), offline: false };
   if ([...options].some(([option, value]) => isModelShortcut(option) && !isFalsey(value)))
     return { offline: false };
   const problem =
     `names no model: give it ${MODEL_GIVING.map((name) => `'${name}'`).join(', ')}, ` +
     'or name it exactly as a model of the cache or of --models-dir';
   return { offline: false, problem };
+}
+
+/** An explicit projector, or one on the network, goes before the one beside the model, unless that is not wanted. */
+function projector(
+  options: OptionValues,
+  read: OptionReader,
+  beside: string | undefined,
+): { mmproj?: string } {
+  const given = read.get(options, 'mmproj');
+  if (given !== undefined) return { mmproj: given };
+  const isOff = isFalsey(read.get(options, 'mmproj-auto') ?? '');
+  const isRemote = read.get(options, 'mmproj-url') !== undefined;
+  return beside === undefined || isOff || isRemote ? {} : { mmproj: beside };
 }
 
 /** Whether something besides the model itself is to be fetched, which `--offline` would forbid. */

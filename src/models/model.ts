@@ -20,8 +20,16 @@ export interface Model {
   readonly offline: boolean;
   /** The GGUF file (the first shard) the child will load, where it is known. */
   readonly file: string | undefined;
+  /** The projector it will load beside it, where it is known. */
+  readonly mmproj: string | undefined;
+  /** Sizes and times of the files the child will load; changes when one is replaced. Undefined where not known. */
+  readonly version: string | undefined;
   /** Why the model can not be served; undefined if nothing is known against it. */
   readonly problem: string | undefined;
+  /** What is wrong with its section as it is on disk now, while the last good form of that is served. */
+  readonly stale: string | undefined;
+  /** Not listed, because a section with `dedup-cache-models` serves the same file; requests can name it. */
+  readonly hidden: boolean;
   /** Whether `DELETE /models` may remove it. */
   readonly canRemove: boolean;
   /** How long its child may take to stop before it is killed. */

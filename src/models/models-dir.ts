@@ -1,7 +1,10 @@
 import { boundedMap } from './bounded-map.js';
 import { compareBytewise } from './bytewise.js';
-import { failureCode, joinPath, readDirectory, type DirectoryEntry } from './directory.js';
+import { failureCode, type DirectoryEntry } from './directory.js';
 import { parseGgufName, shardPath } from './gguf-name.js';
+import { isGgufFile, roleOf, type GgufRole } from './gguf-role.js';
+import { readNamedDirectory, sweepLinks, type OddNames } from './odd-names.js';
+import { nearestInBits, ofQuantisation } from './quantisation.js';
 
 /** A model found in `--models-dir`; paths begin with the directory as it was given. */
 export interface LocalModel {
@@ -13,43 +16,81 @@ export interface LocalModel {
 }
 
 export interface ModelsDir {
+  /** Sorted bytewise by id. */
   readonly models: readonly LocalModel[];
   readonly warnings: readonly string[];
 }
 
-/** Names that mark a draft for speculative decoding (common/preset.cpp, `draft_prefixes`). */
-const DRAFT_PREFIXES = ['mtp-', 'dspark-', 'dflash-'] as const;
 const MAX_OPEN_DIRECTORIES = 16;
 
 /**
  * The models in `directory`, one level deep: every GGUF file and every sub-directory that holds one, read in
- * bytewise order of their names so that the outcome does not depend on the file system. Unlike the native
- * router, the shards of one model are one model. Of two models with one id the first in that order stays.
+ * bytewise order of their names so that the outcome does not depend on the file system. Ids are the native
+ * router's; what it lists wrongly or leaves to chance is chosen here:
+ *
+ * - the shards of one model are one model, named without their number;
+ * - of several models in a sub-directory, one has the directory's name and the others are `directory:TAG`;
+ * - importance matrices are no models;
+ * - of two models with one id the first stays, one whose id is native before one whose id is not.
+ *
  * Rejects with a message for the user if `directory` cannot be read.
  */
-export async function scanModelsDir(directory: string): Promise<ModelsDir> {
+export async function scanModelsDir(
+  directory: string,
+  { linksDirectory }: Partial<OddNames> = {},
+): Promise<ModelsDir> {
+  const oddNames: OddNames = { linksDirectory };
   const warnings: string[] = [];
-  const models = new Map<string, LocalModel>();
-  const entries = await readModelsDir(directory, warnings);
-  const found = await boundedMap(entries, MAX_OPEN_DIRECTORIES, (entry) => modelOf(entry));
-
-  for (const { model, warning } of found) {
-    if (warning !== undefined) warnings.push(warning);
-    if (model === undefined) continue;
-    const earlier = models.get(model.id);
-    if (earlier === undefined) models.set(model.id, model);
-    else if (earlier.file !== model.file) {
-      warnings.push(
-        `'${model.file}' is not listed: '${earlier.file}' has the id '${model.id}' already; rename one of them`,
-      );
-    }
-  }
-  return { models: [...models.values()], warnings };
+  const entries = await readModelsDir(directory, oddNames, warnings);
+  const findings = await boundedMap(entries, MAX_OPEN_DIRECTORIES, async (entry) =>
+    entry.kind === 'directory' ? await findInDirectory(entry, oddNames) : findInFile(entry),
+  );
+  await sweepLinks(oddNames);
+  warnings.push(...findings.flatMap((finding) => finding.warnings));
+  const candidates = findings.flatMap((finding) => finding.candidates);
+  return { models: settleIds(candidates, warnings), warnings };
 }
 
-async function readModelsDir(directory: string, warnings: string[]): Promise<DirectoryEntry[]> {
+/** A model that is to be listed by the first of `ids` that no other has. */
+interface Candidate extends Omit<LocalModel, 'id'> {
+  readonly ids: readonly string[];
+  /** Whether the native router gives it that id, too. */
+  readonly isNative: boolean;
+}
+
+interface Finding {
+  readonly candidates: readonly Candidate[];
+  readonly warnings: readonly string[];
+}
+
+function settleIds(candidates: readonly Candidate[], warnings: string[]): LocalModel[] {
+  const models = new Map<string, LocalModel>();
+  const native = candidates.filter(({ isNative }) => isNative);
+  const ours = candidates.filter(({ isNative }) => !isNative);
+  for (const { ids, file, mmproj, draft } of [...native, ...ours]) {
+    // Every shard of a model finds it anew.
+    if (ids.some((id) => models.get(id)?.file === file)) continue;
+    const id = ids.find((free) => !models.has(free));
+    if (id === undefined) {
+      const [wanted = ''] = ids;
+      const owner = String(models.get(wanted)?.file);
+      warnings.push(`'${file}' is not listed: '${owner}' has the id '${wanted}' already; rename one of them`);
+      continue;
+    }
+    models.set(id, { id, file, mmproj, draft });
+  }
+  return [...models.values()].sort((a, b) => compareBytewise(a.id, b.id));
+}
+
+async function readModelsDir(
+  directory: string,
+  oddNames: OddNames,
+  warnings: string[],
+): Promise<DirectoryEntry[]> {
+  const wanted = (entry: Omit<DirectoryEntry, 'path'>): boolean =>
+    entry.kind === 'directory' || isGgufFile(entry);
   try {
-    return await readSorted(directory, warnings);
+    return (await readNamedDirectory(directory, oddNames, wanted, warnings)).sort(byName);
   } catch (error) {
     const code = failureCode(error);
     const reason =
@@ -62,76 +103,121 @@ async function readModelsDir(directory: string, warnings: string[]): Promise<Dir
   }
 }
 
-interface Finding {
-  readonly model?: LocalModel;
-  readonly warning?: string;
-}
-
-async function modelOf(entry: DirectoryEntry): Promise<Finding> {
-  if (entry.kind === 'directory') return await modelOfDirectory(entry);
-  if (!isGgufFile(entry) || isMmproj(entry) || isDraft(entry)) return {};
-  const id = idOfFile(entry.name);
-  if (id === '') return { warning: `'${entry.path}' is not listed: its name leaves no model id` };
-  return { model: { id, file: shardPath(entry.path, 1), mmproj: undefined, draft: undefined } };
-}
-
-/** The file name with every `.gguf` removed, as the native router does it, and without a shard's number. */
-function idOfFile(name: string): string {
-  return (parseGgufName(name)?.prefix ?? name).replaceAll('.gguf', '');
-}
-
-async function modelOfDirectory(directory: DirectoryEntry): Promise<Finding> {
-  const warnings: string[] = [];
-  let entries;
-  try {
-    entries = (await readSorted(directory.path, warnings)).filter(isGgufFile);
-  } catch (error) {
-    return { warning: `'${directory.path}' cannot be read: ${failureCode(error)}` };
+function findInFile(entry: DirectoryEntry): Finding {
+  if (!isGgufFile(entry) || roleOf(entry.name) !== 'model') return { candidates: [], warnings: [] };
+  // The native router lists every shard; where another model has its name, it has the id of the first shard.
+  const prefix = parseGgufName(entry.name)?.prefix ?? entry.name;
+  const ids = [prefix, shardPath(entry.name, 1)].map(idOfFile).filter((id) => id !== '');
+  if (ids.length === 0) {
+    return { candidates: [], warnings: [`'${entry.path}' is not listed: its name leaves no model id`] };
   }
-
-  const mmproj = entries.find(isMmproj);
-  const draft = entries.find((entry) => !isMmproj(entry) && isDraft(entry));
-  const rest = entries.filter((entry) => !isMmproj(entry) && !isDraft(entry));
-  const isShard = (entry: DirectoryEntry): boolean => (parseGgufName(entry.name)?.count ?? 1) > 1;
-  // A model in shards goes before one in a single file, as in the native router.
-  const files = new Set([...rest.filter(isShard), ...rest].map((entry) => shardPath(entry.path, 1)));
-  const [file, ...others] = files;
-  if (file === undefined) return {};
-  if (others.length > 0) {
-    warnings.push(
-      `'${directory.path}' holds several models and '${file}' is used; give each a directory of its own: ` +
-        `'${others.join("', '")}'`,
-    );
-  }
+  const file = shardPath(entry.path, 1);
   return {
-    model: { id: directory.name, file, mmproj: mmproj?.path, draft: draft?.path },
-    ...(warnings.length > 0 && { warning: warnings.join('; ') }),
+    candidates: [{ ids, isNative: !isShard(entry.name), file, mmproj: undefined, draft: undefined }],
+    warnings: [],
   };
 }
 
-function isGgufFile(entry: DirectoryEntry): boolean {
-  return entry.name.endsWith('.gguf') && (entry.kind === 'file' || entry.kind === 'dangling');
+/** A file name with every `.gguf` removed, as the native router does it. */
+function idOfFile(name: string): string {
+  return name.replaceAll('.gguf', '');
 }
 
-function isMmproj(entry: DirectoryEntry): boolean {
-  return entry.name.includes('mmproj');
+async function findInDirectory(directory: DirectoryEntry, oddNames: OddNames): Promise<Finding> {
+  const warnings: string[] = [];
+  let entries;
+  try {
+    entries = (await readNamedDirectory(directory.path, oddNames, isGgufFile, warnings)).sort(byName);
+  } catch (error) {
+    return { candidates: [], warnings: [`'${directory.path}' cannot be read: ${failureCode(error)}`] };
+  }
+
+  const ggufs = entries.filter(isGgufFile);
+  const inRole = (role: GgufRole): DirectoryEntry[] => ggufs.filter(({ name }) => roleOf(name) === role);
+  const models = modelsAmong(inRole('model'));
+  const preferred = preferredModel(models);
+  if (preferred === undefined) return { candidates: [], warnings };
+
+  const projectors = withoutDangling(inRole('mmproj'), warnings);
+  const drafts = withoutDangling(inRole('draft'), warnings);
+  const candidate = (id: string, { name, file }: DirectoryModel, isNative: boolean): Candidate => ({
+    ids: [id],
+    isNative,
+    file,
+    mmproj: nearestInBits(projectors, nameOf, name)?.path,
+    draft: nearestInBits(drafts, nameOf, name)?.path,
+  });
+
+  const candidates = [candidate(directory.name, preferred, true)];
+  const tags = new Set([parseGgufName(preferred.name)?.tag, undefined]);
+  const indistinct: string[] = [];
+  for (const model of models) {
+    if (model === preferred) continue;
+    const tag = parseGgufName(model.name)?.tag;
+    if (tags.has(tag)) {
+      indistinct.push(model.file);
+      continue;
+    }
+    tags.add(tag);
+    candidates.push(candidate(`${directory.name}:${String(tag)}`, model, false));
+  }
+  if (indistinct.length > 0) {
+    warnings.push(
+      `'${directory.path}' holds several models and '${preferred.file}' is used; give each a directory of its ` +
+        `own: '${indistinct.join("', '")}'`,
+    );
+  }
+  return { candidates, warnings };
 }
 
-function isDraft(entry: DirectoryEntry): boolean {
-  return DRAFT_PREFIXES.some((prefix) => entry.name.startsWith(prefix));
+/** One model of a sub-directory, by its only file or its first shard. */
+interface DirectoryModel {
+  readonly name: string;
+  readonly file: string;
+  /** Whether that file is there. */
+  readonly isPresent: boolean;
 }
 
-/** The entries of `directory` in bytewise order, without those that no request could name. */
-async function readSorted(directory: string, warnings: string[]): Promise<DirectoryEntry[]> {
-  const entries = await readDirectory(directory);
-  return entries
-    .filter(({ name }) => {
-      // A name that is not UTF-8 arrives with replacement characters: it can neither be opened nor asked for.
-      const readable = !name.includes('\uFFFD');
-      if (!readable) {
-        warnings.push(`'${joinPath(directory, name)}' is not listed: its name is not valid UTF-8; rename it`);
-      }
-      return readable;
-    })
-    .sort((a, b) => compareBytewise(a.name, b.name));
+/** The models that `entries`, files and shards in the order of their names, make up. */
+function modelsAmong(entries: readonly DirectoryEntry[]): DirectoryModel[] {
+  const present = new Set(entries.filter(({ kind }) => kind === 'file').map(nameOf));
+  const models = new Map<string, DirectoryModel>();
+  for (const entry of entries) {
+    const name = shardPath(entry.name, 1);
+    models.set(name, { name, file: shardPath(entry.path, 1), isPresent: present.has(name) });
+  }
+  return [...models.values()];
+}
+
+/**
+ * The model that has its directory's name: of those whose file is there the only one in shards, which is the native
+ * router's choice; where that is left to the order of the disk, the one that llama-server takes of a repository.
+ */
+function preferredModel(models: readonly DirectoryModel[]): DirectoryModel | undefined {
+  const present = models.filter(({ isPresent }) => isPresent);
+  const choice = present.length > 0 ? present : models;
+  const [inShards, ...others] = choice.filter(({ name }) => isShard(name));
+  return inShards !== undefined && others.length === 0 ? inShards : ofQuantisation(choice, nameOf);
+}
+
+/** Companions that can be opened: a child would not start with one that leads nowhere. */
+function withoutDangling(companions: readonly DirectoryEntry[], warnings: string[]): DirectoryEntry[] {
+  return companions.filter(({ path, kind }) => {
+    if (kind === 'dangling') {
+      warnings.push(`'${path}' is a link to a file that does not exist; its model is served without it`);
+    }
+    return kind !== 'dangling';
+  });
+}
+
+function isShard(name: string): boolean {
+  return parseGgufName(name)?.prefix !== name.slice(0, -'.gguf'.length);
+}
+
+function nameOf({ name }: { readonly name: string }): string {
+  return name;
+}
+
+function byName(a: DirectoryEntry, b: DirectoryEntry): number {
+  return compareBytewise(a.name, b.name);
 }

@@ -25,13 +25,18 @@ export interface PresetBlock {
   readonly line: number;
   readonly entries: readonly PresetEntry[];
   readonly faults: readonly LineNote[];
+  readonly warnings: readonly LineNote[];
 }
 
 export interface PresetLines {
-  /** In the order of the file; a name can occur more than once. */
+  /** In the order of the file, what stands before the first header first; a name can occur more than once. */
   readonly blocks: readonly PresetBlock[];
+  /** Those of all blocks. */
   readonly warnings: readonly LineNote[];
 }
+
+/** The name of what stands before the first header. */
+export const DEFAULT_SECTION = 'default';
 
 type Line =
   | { readonly kind: 'nothing' }
@@ -41,53 +46,53 @@ type Line =
 
 const NEWLINE = /\r\n|\n|\r/;
 const NOTHING = /^[ \t]*(?:[;#].*)?$/s;
-const HEADER = /^\[[ \t]*([^\]]+)\][ \t]*(?:[;#].*)?$/s;
+const HEADER = /^\[[ \t]*([^\] \t][^\]]*)\][ \t]*(?:[;#].*)?$/s;
 const ENTRY = /^([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(.*)$/s;
 const UTF8_BOM = '\u{FEFF}';
 
 /** Splits and checks the bytes of a presets file. Never throws: what is wrong is in the result. */
 export function readPresetLines(bytes: Uint8Array): PresetLines {
-  const blocks: PresetBlock[] = [];
-  const warnings: LineNote[] = [];
-  let entries: PresetEntry[] = [];
-  let faults: LineNote[] = [];
-  const begin = (name: string, line: number): void => {
-    entries = [];
-    faults = [];
-    blocks.push({ name, line, entries, faults });
-  };
-  begin('default', 1);
+  let block = beginBlock(DEFAULT_SECTION, 1);
+  const blocks: PresetBlock[] = [block];
 
   for (const [index, text] of decodeLines(bytes).entries()) {
     const line = index + 1;
     const hasBom = line === 1 && text?.startsWith(UTF8_BOM) === true;
     if (hasBom) {
       const message = 'starts with a byte order mark, which llama-server refuses; save the file without it';
-      warnings.push({ line, message });
+      block.warnings.push({ line, message });
     }
     const parsed = parseLine(hasBom ? text.slice(UTF8_BOM.length) : text);
     switch (parsed.kind) {
       case 'nothing':
         break;
       case 'header':
-        begin(parsed.name, line);
-        if (parsed.fault !== undefined) faults.push({ line, message: parsed.fault });
+        block = beginBlock(parsed.name, line);
+        blocks.push(block);
+        if (parsed.fault !== undefined) block.faults.push({ line, message: parsed.fault });
         break;
       case 'entry':
-        entries.push({ key: parsed.key, value: parsed.value, line });
+        block.entries.push({ key: parsed.key, value: parsed.value, line });
         if (parsed.lost !== undefined) {
           const message =
             `'${parsed.key}' is cut to '${parsed.value}': ` +
             `'${parsed.lost}' is lost, because ';' and '#' begin a comment wherever they stand`;
-          warnings.push({ line, message });
+          block.warnings.push({ line, message });
         }
         break;
       case 'fault':
-        faults.push({ line, message: parsed.message });
+        block.faults.push({ line, message: parsed.message });
         break;
     }
   }
-  return { blocks, warnings };
+  return { blocks, warnings: blocks.flatMap(({ warnings }) => warnings) };
+}
+
+function beginBlock(name: string, line: number) {
+  const entries: PresetEntry[] = [];
+  const faults: LineNote[] = [];
+  const warnings: LineNote[] = [];
+  return { name, line, entries, faults, warnings } satisfies PresetBlock;
 }
 
 /** The lines as text; undefined for one that is not UTF-8. */
@@ -107,6 +112,8 @@ function decodeLines(bytes: Uint8Array): (string | undefined)[] {
 function parseLine(text: string | undefined): Line {
   if (text === undefined) return { kind: 'fault', message: 'is not valid UTF-8; save the file as UTF-8' };
   if (NOTHING.test(text)) return { kind: 'nothing' };
+  // The native router would cut arguments at it, and Node starts no program with one.
+  if (text.includes('\0')) return { kind: 'fault', message: 'holds a NUL byte; save the file as plain text' };
   if (/^[ \t]*\[/.test(text)) return parseHeader(text);
   const [, key, rest] = ENTRY.exec(text) ?? [];
   if (key === undefined || rest === undefined) return { kind: 'fault', message: entryFault(text) };

@@ -1,4 +1,4 @@
-import type { EventBus } from '../events/events.js';
+import type { EventBus, SupervisorEvent } from '../events/events.js';
 import type { Logger } from './log.js';
 
 /** Writes what happens to models into the log. */
@@ -6,6 +6,9 @@ export function logEvents(events: EventBus, log: Logger): void {
   events.subscribe((event) => {
     const { type, ...fields } = event;
     switch (event.type) {
+      case 'catalog.changed':
+        logCatalog(event, log);
+        return;
       case 'model.progress':
       case 'model.waking':
         log.debug(fields, type);
@@ -26,4 +29,14 @@ export function logEvents(events: EventBus, log: Logger): void {
         return;
     }
   });
+}
+
+function logCatalog(event: SupervisorEvent & { type: 'catalog.changed' }, log: Logger): void {
+  const { type, added, removed, changed, broken, warnings } = event;
+  if (added.length + removed.length + changed.length > 0) log.info({ added, removed, changed }, type);
+  for (const warning of warnings) log.warn(warning);
+  for (const { model, problem, stale } of broken) {
+    if (problem !== undefined) log.warn({ model, problem }, 'model cannot be served');
+    else if (stale !== undefined) log.warn({ model, stale }, 'model is served in its last good form');
+  }
 }

@@ -53,7 +53,22 @@ async function asTextOn(
     singleLine: true,
   });
   return {
-    write: (line) => destination.write(pretty(line)),
+    write: (line) => destination.write(pretty(withoutControls(JSON.parse(line)))),
     flush: (done) => destination.flush(done),
   };
+}
+
+/** A file can be named so that its name ends the line or commands the terminal that shows it. */
+const controls = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+
+/** The record with such characters written as escapes; a stack keeps its lines. */
+function withoutControls(value: unknown, key = ''): unknown {
+  if (typeof value === 'string') return key === 'stack' ? value : value.replace(controls, escape);
+  if (Array.isArray(value)) return value.map((item) => withoutControls(item));
+  if (typeof value !== 'object' || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, withoutControls(item, name)]));
+}
+
+function escape(character: string): string {
+  return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
 }

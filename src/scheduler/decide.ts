@@ -6,8 +6,8 @@
 export interface InstanceView {
   readonly model: string;
   /**
-   * `ready` covers everything that can take a request: loaded, sleeping, waking. `draining`: an explicit unload lets
-   * its requests end first, which can take long.
+   * `ready` covers everything that can take a request: loaded, sleeping, waking. `draining`: an explicit unload, or a
+   * change of its model, lets its requests end first, which can take long.
    */
   readonly phase: 'loading' | 'ready' | 'draining' | 'stopping';
   readonly leases: number;

@@ -11,9 +11,14 @@ import { RouterError } from '../errors.js';
 export type WaitKind = 'lease' | 'look' | 'load';
 
 interface Waiter<T> {
+  readonly model: string;
   readonly kind: WaitKind;
+  /** Its arrival. Milliseconds, monotonic. */
+  readonly since: number;
   readonly serve: (value: T) => void;
   readonly refuse: (error: RouterError) => void;
+  /** Leaves on its own. */
+  readonly leave: (error: RouterError) => void;
   /** Stops listening to its client. */
   readonly forget: () => void;
   timer: NodeJS.Timeout | undefined;
@@ -26,10 +31,22 @@ interface Entry<T> {
   readonly waiters: Set<Waiter<T>>;
 }
 
+/** When a wait is over, and what the waiter is told then. */
+export interface WaitLimit {
+  /** Milliseconds, monotonic. */
+  readonly at: number;
+  readonly refusal: () => RouterError;
+}
+
 export interface QueueOptions {
   readonly maxWaiters: number;
-  /** Longest wait for a load to begin. */
-  readonly timeoutMs: number;
+  /**
+   * What bounds the wait of one who came at `since`, as things are now; undefined where a load in progress does. Asked
+   * again when that time has come.
+   */
+  readonly limitOf: (model: string, since: number) => WaitLimit | undefined;
+  /** Called when a waiter has left on its own: timed out, or its client gone. */
+  readonly onLeave: () => void;
 }
 
 /** Seconds after which a refused client is told to try again. */
@@ -38,13 +55,10 @@ const retryAfterS = 5;
 export class WaitQueue<T> {
   readonly #entries = new Map<string, Entry<T>>();
   readonly #options: QueueOptions;
-  readonly #onLeave: () => void;
   #size = 0;
 
-  /** @param onLeave called when a waiter has left on its own: timed out, or its client gone */
-  constructor(options: QueueOptions, onLeave: () => void) {
+  constructor(options: QueueOptions) {
     this.#options = options;
-    this.#onLeave = onLeave;
   }
 
   /** Number of waiters. */
@@ -65,10 +79,9 @@ export class WaitQueue<T> {
   /**
    * Waits in line.
    *
-   * @param timed whether the queue's time-out bounds the wait; one for a load in progress is bounded by that load
-   * @throws RouterError queue_full, queue_timeout, client_gone, or what `refuse` was called with
+   * @throws RouterError queue_full, client_gone, the refusal of its limit, or what `refuse` was called with
    */
-  join(model: string, kind: WaitKind, signal: AbortSignal, { timed }: { timed: boolean }): Promise<T> {
+  join(model: string, kind: WaitKind, signal: AbortSignal): Promise<T> {
     if (signal.aborted) return Promise.reject(clientGone(model));
     if (this.#size >= this.#options.maxWaiters) {
       const message = `${this.#size} requests are waiting for a model already (--queue-max); try again later`;
@@ -78,29 +91,36 @@ export class WaitQueue<T> {
       const entry = this.#entryFor(model);
       const clientLeft = (): void => leave(clientGone(model));
       const forget = (): void => signal.removeEventListener('abort', clientLeft);
-      const waiter: Waiter<T> = { kind, serve: resolve, refuse: reject, forget, timer: undefined };
       const leave = (error: RouterError): void => {
         this.#remove(entry, waiter);
         reject(error);
-        this.#onLeave();
+        this.#options.onLeave();
+      };
+      const waiter: Waiter<T> = {
+        model,
+        kind,
+        since: performance.now(),
+        serve: resolve,
+        refuse: reject,
+        leave,
+        forget,
+        timer: undefined,
       };
       signal.addEventListener('abort', clientLeft, { once: true });
-      if (timed) waiter.timer = setTimeout(() => leave(this.#timedOut(model)), this.#options.timeoutMs);
+      this.#limit(waiter);
       entry.waiters.add(waiter);
       this.#size += 1;
     });
   }
 
-  /** The model's load has begun and bounds the waits from now on; explicit loads are served by that. */
-  loadBegins(model: string, served: () => T): void {
-    const entry = this.#entries.get(model);
-    for (const waiter of [...(entry?.waiters ?? [])]) {
-      clearTimeout(waiter.timer);
-      if (entry && waiter.kind === 'load') {
-        this.#remove(entry, waiter);
-        waiter.serve(served());
-      }
-    }
+  /** Serves the model's waiters of kind `load`: it is on its way, or there. */
+  serveLoads(model: string, value: () => T): void {
+    for (const waiter of this.#take(model, 'load')) waiter.serve(value());
+  }
+
+  /** The waits for the model may have to end earlier now. */
+  relimit(model: string): void {
+    for (const waiter of this.#entries.get(model)?.waiters ?? []) this.#limit(waiter);
   }
 
   /** Serves every waiter of the model, in order of arrival, each with a value of its own. */
@@ -143,11 +163,17 @@ export class WaitQueue<T> {
     if (entry.waiters.size === 0) this.#entries.delete(entry.model);
   }
 
-  #timedOut(model: string): RouterError {
-    const message =
-      `model name=${model} could not be loaded within ${this.#options.timeoutMs / 1000} s (--queue-timeout): ` +
-      'no slot became free; try again later';
-    return new RouterError('queue_timeout', message, { model, retryAfterS });
+  #limit(waiter: Waiter<T>): void {
+    clearTimeout(waiter.timer);
+    const limit = this.#options.limitOf(waiter.model, waiter.since);
+    waiter.timer = limit && setTimeout(() => this.#limitReached(waiter), limit.at - performance.now());
+  }
+
+  /** What bounds the wait now may be something that comes later. */
+  #limitReached(waiter: Waiter<T>): void {
+    const limit = this.#options.limitOf(waiter.model, waiter.since);
+    if (limit && limit.at <= performance.now()) waiter.leave(limit.refusal());
+    else this.#limit(waiter);
   }
 }
 

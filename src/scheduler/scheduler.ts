@@ -4,8 +4,16 @@ import type { Instance } from '../instance/instance.js';
 import { statusWord, type LoadProgress, type ModelInfo, type Outcome } from '../instance/state.js';
 import type { Upstream } from '../instance/upstream.js';
 import { decide, type InstanceView } from './decide.js';
-import { WaitQueue, type WaitKind } from './queue.js';
-import { cannotLaunch, loadFailed, notLoaded, notRunning, shuttingDown } from './refusals.js';
+import { WaitQueue, type WaitKind, type WaitLimit } from './queue.js';
+import {
+  cannotLaunch,
+  loadFailed,
+  notLoaded,
+  notRunning,
+  queueTimeout,
+  shuttingDown,
+  stillChanging,
+} from './refusals.js';
 
 export type { Outcome } from '../instance/state.js';
 
@@ -26,6 +34,10 @@ export interface SchedulerEffects {
    * @throws RouterError when the model cannot be started at all
    */
   readonly launch: (model: string, onChange: (instance: Instance) => void) => Instance;
+  /** Whether a run is what its model would be started as now; `removed` when the model is served no more. */
+  readonly standing: (instance: Instance) => 'current' | 'changed' | 'removed';
+  /** Why requests for the model are refused now, whatever runs; undefined when they are not. */
+  readonly refusal: (model: string) => RouterError | undefined;
   readonly events: EventBus;
 }
 
@@ -60,13 +72,18 @@ interface Running {
   lastUsed: number;
   /** Undefined until it is ready. */
   readySince: number | undefined;
-  /** An explicit unload waits for its requests to end. */
-  draining: NodeJS.Timeout | undefined;
+  draining: Draining | undefined;
 }
+
+/** Takes no new leases, and stops when the last one has ended; an explicit unload gives them a time for that. */
+type Draining =
+  | { readonly reason: 'unloaded'; readonly timer: NodeJS.Timeout }
+  | { readonly reason: 'changed' | 'removed'; readonly since: number };
 
 interface Past {
   readonly port: number;
-  readonly outcome: Outcome;
+  /** Undefined when the model has changed since: it says nothing about what would be started now. */
+  readonly outcome: Outcome | undefined;
 }
 
 /**
@@ -91,9 +108,11 @@ export class Scheduler {
   constructor(options: SchedulerOptions, effects: SchedulerEffects) {
     this.#options = options;
     this.#effects = effects;
-    this.#queue = new WaitQueue({ maxWaiters: options.queueMax, timeoutMs: options.queueTimeoutMs }, () =>
-      this.#tick(),
-    );
+    this.#queue = new WaitQueue({
+      maxWaiters: options.queueMax,
+      limitOf: (model, since) => this.#limitOf(model, since),
+      onLeave: () => this.#tick(),
+    });
   }
 
   /**
@@ -157,7 +176,7 @@ export class Scheduler {
    */
   unload(model: string): void {
     const running = this.#running.get(model);
-    if (!running || isStopping(running)) {
+    if (!running || isStopped(running) || running.draining?.reason === 'unloaded') {
       throw new RouterError('model_not_running', 'model is not running', { model });
     }
     // Those who wait for this very load are told; a request that comes later loads it again.
@@ -166,7 +185,31 @@ export class Scheduler {
       running.instance.stop('unloaded');
       return;
     }
-    running.draining = setTimeout(() => running.instance.stop('unloaded'), this.#options.drainTimeoutMs);
+    const timer = setTimeout(() => running.instance.stop('unloaded'), this.#options.drainTimeoutMs);
+    running.draining = { reason: 'unloaded', timer };
+    this.#tick();
+  }
+
+  /**
+   * The catalog is another one now. An instance of a model that changed or went takes no new requests and stops
+   * when it has answered those it has; requests for the changed one then start it anew, and wait no longer than
+   * `fairAfterMs` for that. One that is as it would be started (again) goes on.
+   *
+   * @param changed models that would be started differently now: how their last run ended says nothing any more
+   */
+  reconcile(changed: ReadonlySet<string>): void {
+    for (const { model } of this.#queue.entries()) {
+      const refusal = this.#effects.refusal(model);
+      if (refusal) this.#queue.refuse(model, refusal);
+    }
+    for (const [model, { port }] of this.#past) {
+      if (changed.has(model)) this.#past.set(model, { port, outcome: undefined });
+      else if (this.#effects.refusal(model)?.code === 'model_unknown') this.#past.delete(model);
+    }
+    const all = [...this.#running.values()];
+    // Each stop brings a decision: none may admit to an instance whose turn has not come yet.
+    for (const running of all) this.#review(running);
+    for (const running of all) stopIfDrained(running);
     this.#tick();
   }
 
@@ -235,16 +278,46 @@ export class Scheduler {
     for (const { instance } of this.#running.values()) instance.kill();
   }
 
-  /** A load in progress bounds the wait for it; any other wait is bounded by the queue. */
   #waitInLine(model: string, kind: WaitKind, signal: AbortSignal): Promise<Lease | undefined> {
-    const loading = this.#running.get(model)?.instance.state.name === 'loading';
+    // The catalog may have changed since the request was resolved.
+    const refusal = this.#effects.refusal(model);
+    if (refusal) throw refusal;
     const waitersBefore = this.#queue.waitersFor(model);
-    const served = this.#queue.join(model, kind, signal, { timed: !loading });
+    const served = this.#queue.join(model, kind, signal);
     if (waitersBefore === 0 && this.#queue.waitersFor(model) === 1) {
       this.#effects.events.emit({ type: 'model.queued', model, position: this.#queue.entries().length });
     }
     this.#tick();
     return served;
+  }
+
+  /**
+   * A load in progress bounds the wait for it, and `fairAfterMs` that for the old form of a changed model to end its
+   * requests; `queueTimeoutMs` bounds all waits but those for a load.
+   */
+  #limitOf(model: string, since: number): WaitLimit | undefined {
+    const { fairAfterMs, queueTimeoutMs } = this.#options;
+    const running = this.#running.get(model);
+    if (running && isLoading(running)) return undefined;
+    const inLine = { at: since + queueTimeoutMs, refusal: () => queueTimeout(model, queueTimeoutMs) };
+    if (running?.draining?.reason !== 'changed' || isStopped(running)) return inLine;
+    const at = Math.max(since, running.draining.since) + fairAfterMs;
+    return at <= inLine.at ? { at, refusal: () => stillChanging(model, fairAfterMs) } : inLine;
+  }
+
+  /** An instance that is not what would be started now takes no new requests; one that is so again does. */
+  #review(running: Running): void {
+    const { instance, draining } = running;
+    if (isStopped(running) || draining?.reason === 'unloaded') return;
+    const standing = this.#effects.standing(instance);
+    if (standing === (draining?.reason ?? 'current')) return;
+    if (standing === 'current') {
+      running.draining = undefined;
+      this.#queue.serveLoads(instance.modelId, () => undefined);
+    } else {
+      running.draining = { reason: standing, since: performance.now() };
+      this.#queue.relimit(instance.modelId);
+    }
   }
 
   /** Decides and carries out. What is carried out may ask for another decision: then it follows, not nests. */
@@ -315,7 +388,7 @@ export class Scheduler {
       readySince: undefined,
       draining: undefined,
     });
-    this.#queue.loadBegins(model, () => undefined);
+    this.#queue.serveLoads(model, () => undefined);
   }
 
   #onChange(instance: Instance): void {
@@ -334,11 +407,16 @@ export class Scheduler {
       case 'stopping':
         // Whoever waits for a load that took too long hears of that when the child's last words are known.
         if (state.reason !== 'load deadline') this.#queue.refuseLooks(model, notLoaded(model));
+        // A load that is given up does not bound the waits for it any more.
+        if (running.readySince === undefined) this.#queue.relimit(model);
         break;
       case 'exited':
-        clearTimeout(running.draining);
+        stopTimer(running);
         this.#running.delete(model);
-        this.#past.set(model, { port: instance.port, outcome: state.outcome });
+        this.#past.set(model, {
+          port: instance.port,
+          outcome: this.#effects.standing(instance) === 'current' ? state.outcome : undefined,
+        });
         if (state.outcome.kind === 'failed' && state.outcome.phase === 'loading') {
           this.#queue.refuse(model, loadFailed(model, state.outcome));
         }
@@ -386,13 +464,20 @@ export class Scheduler {
     running.leases -= 1;
     if (purpose === 'use') running.lastUsed = performance.now();
     if (running.leases > 0) return;
-    if (running.draining !== undefined) {
-      clearTimeout(running.draining);
-      running.instance.stop('unloaded');
-    }
+    stopIfDrained(running);
     if (this.#queue.size > 0) this.#tick();
     if (this.#onIdle && this.inFlight === 0) this.#onIdle();
   }
+}
+
+function stopIfDrained(running: Running): void {
+  if (running.draining === undefined || running.leases > 0) return;
+  stopTimer(running);
+  running.instance.stop(running.draining.reason);
+}
+
+function stopTimer({ draining }: Running): void {
+  if (draining?.reason === 'unloaded') clearTimeout(draining.timer);
 }
 
 function view(model: string, running: Running): InstanceView {
@@ -415,9 +500,17 @@ function phaseOf({ instance, draining }: Running): InstanceView['phase'] {
   }
 }
 
-function isStopping({ instance, draining }: Running): boolean {
-  const { name } = instance.state;
-  return draining !== undefined || name === 'stopping' || name === 'exited';
+/** Loading, or not loaded in time: then those who wait hear why when its last words are known. */
+function isLoading({ instance: { state } }: Running): boolean {
+  return state.name === 'loading' || (state.name === 'stopping' && state.reason === 'load deadline');
+}
+
+function isStopping(running: Running): boolean {
+  return running.draining !== undefined || isStopped(running);
+}
+
+function isStopped({ instance: { state } }: Running): boolean {
+  return state.name === 'stopping' || state.name === 'exited';
 }
 
 function never(message: string): never {

@@ -20,6 +20,7 @@ const wire: Record<ErrorCode, [status: number, type: string]> = {
   model_not_loaded: [400, 'invalid_request_error'],
   model_already_running: [400, 'invalid_request_error'],
   model_not_running: [400, 'invalid_request_error'],
+  model_changing: [503, 'unavailable_error'],
   model_unloaded_meanwhile: [400, 'invalid_request_error'],
   load_failed: [503, 'unavailable_error'],
   queue_full: [429, 'overloaded_error'],

@@ -10,7 +10,7 @@ const source = fileURLToPath(new URL('../../src', import.meta.url));
 const common = ['config', 'errors', 'events', 'observe'];
 const allowed: Readonly<Record<string, readonly string[]>> = {
   cli: ['commands', 'supervisor', 'instance', 'models', 'demo', ...common],
-  commands: common,
+  commands: ['instance', 'models', ...common],
   supervisor: ['http', 'scheduler', 'instance', 'models', 'demo', ...common],
   http: ['scheduler', 'models', ...common],
   scheduler: ['instance', ...common],

@@ -1,17 +1,19 @@
 import { readFileSync } from 'node:fs';
 import { expect, it } from 'vitest';
-import { API_KEY_FILE_ROW, OWN_ROWS, ROUTER_ROWS } from '../../src/config/settings.js';
+import { OWN_ROWS, ROUTER_ROWS } from '../../src/config/settings.js';
 
 const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8');
 const table = readme.slice(readme.indexOf('## Options'), readme.indexOf('## Building llama-server'));
 const named = new Set(table.match(/(?<=`)--[a-z-]+/g));
-const rows = [...Object.values(OWN_ROWS), ...Object.values(ROUTER_ROWS), API_KEY_FILE_ROW];
+const rows = [...Object.values(OWN_ROWS), ...Object.values(ROUTER_ROWS)];
 
 it('the table of options in the README names every option of ours and of the router, and no other', () => {
   const known = new Set<string>(rows.map(({ name }) => name));
-  // Its negation is what a user types.
-  known.delete('--models-autoload');
-  known.add('--no-models-autoload');
+  // Of what is on by default the negation is what a user types.
+  for (const name of ['models-autoload', 'watch']) {
+    known.delete(`--${name}`);
+    known.add(`--no-${name}`);
+  }
   expect([...named].sort()).toEqual([...known].sort());
 });
 

@@ -9,6 +9,7 @@ import {
   scanForBinary,
   type CommandLine,
 } from '../../../src/config/command-line.js';
+import { readKeyFile } from '../../../src/config/key-file.js';
 import { OptionTable, type Option, type OptionValues } from '../../../src/config/option-table.js';
 import { renderArgs, RESERVED_KEYS } from '../../../src/config/render-options.js';
 import { scanArguments } from '../../../src/config/scan-arguments.js';
@@ -59,6 +60,8 @@ describe('settings', () => {
       modelsAutoload: true,
       timeoutMs: 3_600_000,
       apiKeys: [],
+      fixedApiKeys: [],
+      apiKeyFile: undefined,
       sslKeyFile: undefined,
       sslCertFile: undefined,
       apiPrefix: '',
@@ -73,6 +76,8 @@ describe('settings', () => {
       bodyMemoryMaxBytes: 1_073_741_824,
       logLevel: 'info',
       logFormat: 'auto',
+      watch: true,
+      watchPolling: false,
     } satisfies Settings);
   });
 
@@ -156,6 +161,17 @@ describe('API keys', () => {
     expect(warnings).toEqual([]);
   });
 
+  it('that do not come from the last key file are told apart, so that this file can be read again', () => {
+    const [first, last] = [fileOf('first\n'), fileOf('shared\nof the last\n')];
+    const { settings } = parse(`--api-key shared --api-key-file ${first} --api-key-file ${last}`);
+    expect(settings).toMatchObject({
+      apiKeys: ['shared', 'first', 'of the last'],
+      fixedApiKeys: ['shared', 'first'],
+      apiKeyFile: last,
+    });
+    expect(readKeyFile(last)).toEqual(['shared', 'of the last']);
+  });
+
   it('may hold commas and quotes in quotes', () => {
     const { settings } = parseCommandLine(['--api-key', '"a,b",,"say ""x""",c"d'], table, {});
     expect(settings.apiKeys).toEqual(['a,b', 'say "x"', 'c"d']);
@@ -168,6 +184,7 @@ describe('API keys', () => {
 
   it('never silently vanish', () => {
     const empty = fileOf('# none yet\n');
+    expect(problemsOf(['--api-key-file', ''])).toEqual([expect.stringContaining('cannot read the key file')]);
     expect(problemsOf(['--api-key', ''])).toEqual([expect.stringMatching(/^--api-key: holds no key/)]);
     expect(problemsOf(['--api-key-file', empty])).toEqual([expect.stringContaining(`${empty} holds no key`)]);
     expect(problemsOf([], { LLAMA_ARG_API_KEY_FILE: join(directory, 'gone') })).toEqual([
@@ -310,6 +327,13 @@ describe('running the binary in our place', () => {
       expect(parse(line)).toMatchObject({ directModel: false, directQuery: true });
     },
   );
+
+  it('leaves the judgement of values to the binary, but not that of options', () => {
+    expect(parse('-m a.gguf --models-max -1 --port x').nativeArgs).toEqual([
+      ...['-m', 'a.gguf', '--models-max', '-1', '--port', 'x'],
+    ]);
+    expect(problemsOf(['-m', 'a.gguf', '--ctx-sise', '1'])).toHaveLength(1);
+  });
 
   it('takes the arguments in order, without ours, as the native parser reads them', () => {
     const { nativeArgs } = parse(

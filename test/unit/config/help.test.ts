@@ -107,6 +107,37 @@ describe('asking a binary', () => {
     expect(facts.backends).toEqual(['CPU']);
   });
 
+  it('gives the unified program its subcommand first, and remembers each subcommand by itself', async () => {
+    const path = join(root, 'llama');
+    const answers = HELP.replaceAll("'", '');
+    writeFileSync(
+      path,
+      `#!/bin/sh\n[ "$1" = serve ] && shift || exit 1\n[ "$1" = --help ] && printf '%s\\n' '${answers}'\nexit 0\n`,
+    );
+    chmodSync(path, 0o755);
+    const facts = await loadOptionTable(path, cacheDir, { env: { LLAMA_APP_CMD: 'serve' } });
+    expect(facts.table.options.map(({ key }) => key)).toEqual(['model', 'host', 'port']);
+    expect(await failureOf(path, { env: { LLAMA_APP_CMD: '' } })).toContain('exit code 1');
+  });
+
+  it('keeps the config file from it, which is judged elsewhere, except where devices are listed', async () => {
+    const says = `echo "$XDG_CONFIG_HOME" >>'${root}/config-homes'`;
+    await loadOptionTable(
+      binary({
+        help: `${says}\ncat <<'END'\n${HELP}\nEND`,
+        devices: says.replace('config-homes', 'of-devices'),
+      }),
+      cacheDir,
+      { env: { ...process.env, XDG_CONFIG_HOME: '/somewhere' } },
+    );
+    expect(readFileSync(join(root, 'config-homes'), 'utf8')).toBe('/dev/null\n');
+    expect(readFileSync(join(root, 'of-devices'), 'utf8')).toBe('/somewhere\n');
+  });
+
+  it('keeps the text of its help', async () => {
+    expect((await loadOptionTable(binary(), cacheDir)).help).toBe(HELP);
+  });
+
   it('keeps from it the variables that would change its answers', async () => {
     const env = {
       PATH: process.env['PATH'],

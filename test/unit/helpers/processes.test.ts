@@ -1,3 +1,4 @@
+import { readFileSync } from 'node:fs';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
@@ -78,6 +79,10 @@ describe.skipIf(!canListProcesses)('on Linux', () => {
     const shell = runShell('sleep 63 >/dev/null 2>&1 & echo $!', { LLAMA_SUPERVISOR_TEST_RUN: run });
     const [line] = (await once(shell.stdout as NodeJS.ReadableStream, 'data')) as [Buffer];
     const orphan = Number(line.toString());
+    // Between fork and exec it still looks like the shell.
+    await eventually('it is the sleep', () =>
+      readFileSync(`/proc/${orphan}/cmdline`, 'utf8').startsWith('sleep\0'),
+    );
     await expect(expectNothingLeft(run, 0)).rejects.toThrow(
       new RegExp(`the tests left processes behind:\\npid ${orphan} .*: sleep 63`),
     );

@@ -11,7 +11,11 @@ const model: Model = {
   options: new Map(),
   offline: true,
   file: '/models/alpha.gguf',
+  mmproj: undefined,
+  version: undefined,
   problem: undefined,
+  stale: undefined,
+  hidden: false,
   canRemove: true,
   stopTimeoutMs: 10_000,
   loadOnStartup: false,
@@ -40,7 +44,13 @@ const failedLoad: Outcome = {
 };
 
 function entry(status: Partial<ModelStatus> = {}, of: Partial<Model> = {}): Record<string, unknown> {
-  return listEntry({ ...model, ...of }, { ...unloaded, ...status }, launch, 1_700_000_000);
+  return listEntry({
+    model: { ...model, ...of },
+    status: { ...unloaded, ...status },
+    launch,
+    facts: undefined,
+    now: 1_700_000_000,
+  });
 }
 
 describe('listEntry', () => {

@@ -26,6 +26,15 @@ test('TLS files are set to empty, which overrides the config file that a child r
   expect(environment).toMatchObject({ LLAMA_ARG_SSL_KEY_FILE: '', LLAMA_ARG_SSL_CERT_FILE: '' });
 });
 
+test('the repository of remote presets is set to empty: a child with a model of its own must not load it', () => {
+  expect(childEnvironment({ LLAMA_ARG_HF_REPO: 'me/presets' })['LLAMA_ARG_HF_REPO']).toBe('');
+});
+
+test('an empty option does not reach a child, which would not start with it', () => {
+  expect(childEnvironment({ LLAMA_ARG_PORT: '', PATH: '' })).not.toHaveProperty('LLAMA_ARG_PORT');
+  expect(childEnvironment({ PATH: '' })).toHaveProperty('PATH', '');
+});
+
 test('metrics are on, also where the environment says otherwise', () => {
   expect(childEnvironment({})['LLAMA_ARG_ENDPOINT_METRICS']).toBe('1');
   expect(childEnvironment({ LLAMA_ARG_ENDPOINT_METRICS: '0' })['LLAMA_ARG_ENDPOINT_METRICS']).toBe('1');

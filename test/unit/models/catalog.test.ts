@@ -21,6 +21,7 @@ function build({ cache = {}, modelsDirs = [], preset = [], base = {} }: Sources)
   }));
   return buildCatalog({
     cache: new HubCache(repos, []),
+    flatCaches: [],
     modelsDirs: modelsDirs.map((models) => ({
       models: models.map(({ id = '', file = `M/${id}.gguf`, mmproj, draft }) => ({
         id,

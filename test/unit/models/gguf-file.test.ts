@@ -1,12 +1,12 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readdirSync, rmSync, symlinkSync, utimesSync, writeFileSync } from 'node:fs';
 import { endianness } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { ggufFileProblem, modelFileProblem, modelFileProblems } from '../../../src/models/gguf-file.js';
+import { GgufChecks } from '../../../src/models/gguf-file.js';
 import { tempDir } from '../../helpers/temp-dir.js';
-import { ggufHeader } from './gguf-header.js';
+import { ggufHeader, LONG_AGO, writeSparse } from './gguf-header.js';
 
 const directory = tempDir();
 
@@ -16,9 +16,13 @@ function write(name: string, content: string | Uint8Array): string {
   return path;
 }
 
+async function problemOf(path: string): Promise<string | undefined> {
+  return (await new GgufChecks().check(path)).problem;
+}
+
 describe('one file', () => {
   it.each([2, 3])('of version %d is without a problem', async (version) => {
-    expect(await ggufFileProblem(write('good.gguf', ggufHeader({ version })))).toBeUndefined();
+    expect(await problemOf(write('good.gguf', ggufHeader({ version })))).toBeUndefined();
   });
 
   it.each<[string, string | Uint8Array, string]>([
@@ -42,37 +46,39 @@ describe('one file', () => {
       'is a GGUF file of the other byte order than this machine has',
     ],
   ])('%s is refused with the reason', async (_what, content, reason) => {
-    expect(await ggufFileProblem(write('bad.gguf', content))).toBe(reason);
+    const path = write('bad.gguf', content);
+    expect(await problemOf(path)).toBe(`'${path}' ${reason}`);
   });
 
   it('that is missing, a dangling link or a directory is refused with the reason', async () => {
-    symlinkSync(join(directory, 'gone'), join(directory, 'dangling.gguf'));
-    mkdirSync(join(directory, 'directory.gguf'));
-    expect(await ggufFileProblem(join(directory, 'missing.gguf'))).toBe('does not exist');
-    expect(await ggufFileProblem(join(directory, 'dangling.gguf'))).toBe(
-      'is a link to a file that does not exist',
-    );
-    expect(await ggufFileProblem(join(directory, 'directory.gguf'))).toBe('is a directory, not a GGUF file');
+    const [missing, dangling, folder] = ['missing', 'dangling', 'directory'].map((name) =>
+      join(directory, `${name}.gguf`),
+    ) as [string, string, string];
+    symlinkSync(join(directory, 'gone'), dangling);
+    mkdirSync(folder);
+    expect(await problemOf(missing)).toBe(`'${missing}' does not exist`);
+    expect(await problemOf(dangling)).toBe(`'${dangling}' is a link to a file that does not exist`);
+    expect(await problemOf(folder)).toBe(`'${folder}' is a directory, not a GGUF file`);
   });
 
   it('that may not be read is refused with the code of the system', async (context) => {
     if (process.getuid?.() === 0) context.skip('root may read every file');
     const path = write('secret.gguf', ggufHeader());
     chmodSync(path, 0);
-    expect(await ggufFileProblem(path)).toBe('cannot be read: EACCES');
+    expect(await problemOf(path)).toBe(`'${path}' cannot be read: EACCES`);
   });
 
   it('that goes round in links is refused with the code of the system', async () => {
     const path = join(directory, 'loop.gguf');
     symlinkSync(path, path);
-    expect(await ggufFileProblem(path)).toBe('cannot be read: ELOOP');
+    expect(await problemOf(path)).toBe(`'${path}' cannot be read: ELOOP`);
   });
 
   it('that is a pipe is refused without waiting for a writer', { timeout: 5_000 }, async (context) => {
     if (process.platform === 'win32') context.skip('there is no mkfifo');
     const path = join(directory, 'pipe.gguf');
     execFileSync('mkfifo', [path]);
-    expect(await ggufFileProblem(path)).toBe('is not a regular file');
+    expect(await problemOf(path)).toBe(`'${path}' is not a regular file`);
   });
 });
 
@@ -80,19 +86,17 @@ describe('a model', () => {
   it('in shards is without a problem if every shard is', async () => {
     const first = write('whole-00001-of-00002.gguf', ggufHeader());
     write('whole-00002-of-00002.gguf', ggufHeader());
-    expect(await modelFileProblem(first)).toBeUndefined();
+    expect(await problemOf(first)).toBeUndefined();
   });
 
   it('in shards names the first shard at fault', async () => {
     const first = write('torn-00001-of-00003.gguf', ggufHeader());
-    write('torn-00002-of-00003.gguf', '');
-    expect(await modelFileProblem(first)).toBe(
-      `'${join(directory, 'torn-00002-of-00003.gguf')}' (shard 2 of 3) is empty`,
-    );
+    const second = write('torn-00002-of-00003.gguf', '');
+    expect(await problemOf(first)).toBe(`'${second}' (shard 2 of 3) is empty`);
   });
 
   it('that is named by another shard than the first says which one to name', async () => {
-    expect(await modelFileProblem('/m/x-00002-of-00003.gguf')).toBe(
+    expect(await problemOf('/m/x-00002-of-00003.gguf')).toBe(
       "'/m/x-00002-of-00003.gguf' is shard 2 of 3; name the first one, '/m/x-00001-of-00003.gguf'",
     );
   });
@@ -105,20 +109,116 @@ describe('a model', () => {
       symlinkSync(path, link);
       return link;
     });
-    const missing = join(directory, 'missing.gguf');
+    const missing = join(directory, 'absent.gguf');
     const openFiles = (): number => readdirSync('/proc/self/fd').length;
     const before = openFiles();
     let most = before;
 
     const progress: { done: boolean } = { done: false };
-    const checked = modelFileProblems([...paths, missing]).finally(() => (progress.done = true));
+    const checking = new GgufChecks().checkAll([...paths, missing]).finally(() => (progress.done = true));
     while (!progress.done) {
       most = Math.max(most, openFiles());
       await turn();
     }
-    expect([...(await checked)]).toEqual([[missing, `'${missing}' does not exist`]]);
+    const checked = await checking;
+    expect([...checked.keys()]).toEqual([...paths, missing]);
+    expect(paths.filter((link) => checked.get(link)?.problem !== undefined)).toEqual([]);
+    expect(checked.get(missing)).toEqual({ problem: `'${missing}' does not exist`, version: undefined });
     // 16 files, and the one that the counting itself opens.
     expect(most - before).toBeLessThanOrEqual(17);
     expect(most).toBeGreaterThan(before);
+  });
+});
+
+describe('a version', () => {
+  it('stays while no shard changes, and changes with the size or time of any', async () => {
+    const first = writeSparse(join(directory, 'v-00001-of-00002.gguf'), ggufHeader());
+    const second = writeSparse(join(directory, 'v-00002-of-00002.gguf'), ggufHeader());
+    const checks = new GgufChecks();
+    const { version } = await checks.check(first);
+    expect(version).toMatch(/./);
+    expect((await checks.check(first)).version).toBe(version);
+
+    writeSparse(second, ggufHeader(), { sizeBytes: 25 });
+    const larger = (await checks.check(first)).version;
+    expect(larger).not.toBe(version);
+    writeSparse(second, ggufHeader(), { time: new Date(LONG_AGO.getTime() + 5) });
+    const later = (await checks.check(first)).version;
+    expect(new Set([version, larger, later])).toHaveProperty('size', 3);
+    writeSparse(second, ggufHeader());
+    expect((await checks.check(first)).version).toBe(version);
+  });
+
+  it('is that of the file that a link leads to', async () => {
+    const link = join(directory, 'link.gguf');
+    symlinkSync(writeSparse(join(directory, 'blob-1'), ggufHeader()), link);
+    const checks = new GgufChecks();
+    const { version } = await checks.check(link);
+    rmSync(link);
+    symlinkSync(writeSparse(join(directory, 'blob-2'), ggufHeader(), { sizeBytes: 99 }), link);
+    expect((await checks.check(link)).version).not.toBe(version);
+  });
+
+  it('is there for what is at fault, too, so that its replacement shows', async () => {
+    const path = writeSparse(join(directory, 'broken.gguf'), '<!DOCTYPE html>');
+    const checks = new GgufChecks();
+    const { problem, version } = await checks.check(path);
+    expect(problem).toContain('is not a GGUF file');
+    writeSparse(path, '<!doctype  html>');
+    const next = await checks.check(path);
+    expect(next.version).not.toBe(version);
+    expect(version).toMatch(/./);
+  });
+});
+
+describe('what was found before', () => {
+  /** Changes what is in a file but neither its size nor its time, so that only who opens it can tell. */
+  function replaceUnseen(path: string, content: Uint8Array): void {
+    writeFileSync(path, content);
+    utimesSync(path, LONG_AGO, LONG_AGO);
+  }
+  const bad = Buffer.alloc(24, 'x');
+
+  it('holds while size and time stay, without opening the file', async () => {
+    const good = writeSparse(join(directory, 'kept-good.gguf'), ggufHeader());
+    const broken = writeSparse(join(directory, 'kept-broken.gguf'), bad);
+    const checks = new GgufChecks();
+    const first = await checks.checkAll([good, broken]);
+    expect([first.get(good)?.problem, first.get(broken)?.problem]).toEqual([
+      undefined,
+      `'${broken}' is not a GGUF file (starts with "xxxx")`,
+    ]);
+    replaceUnseen(good, bad);
+    replaceUnseen(broken, ggufHeader());
+    expect(await checks.checkAll([good, broken])).toEqual(first);
+    expect(await checks.check(good)).toEqual(first.get(good));
+  });
+
+  it('is forgotten for files that are not asked for any more', async () => {
+    const path = writeSparse(join(directory, 'forgotten.gguf'), ggufHeader());
+    const checks = new GgufChecks();
+    await checks.checkAll([path]);
+    await checks.checkAll([]);
+    replaceUnseen(path, bad);
+    expect((await checks.check(path)).problem).toContain('is not a GGUF file');
+  });
+
+  it('does not hold for a fault of a file that was written just now', async () => {
+    const now = new Date();
+    const path = writeSparse(join(directory, 'fresh.gguf'), bad, { time: now });
+    const checks = new GgufChecks();
+    expect((await checks.check(path)).problem).toContain('is not a GGUF file');
+    writeSparse(path, ggufHeader(), { time: now });
+    expect((await checks.check(path)).problem).toBeUndefined();
+  });
+
+  it('does not hold for a file that could not be opened', async (context) => {
+    if (process.getuid?.() === 0) context.skip('root may read every file');
+    const path = writeSparse(join(directory, 'locked.gguf'), ggufHeader());
+    const checks = new GgufChecks();
+    chmodSync(path, 0);
+    expect((await checks.check(path)).problem).toContain('EACCES');
+    chmodSync(path, 0o644);
+    expect((await checks.check(path)).problem).toBeUndefined();
   });
 });

@@ -126,6 +126,20 @@ describe('the snapshot', () => {
     expect(await idsOf(cache)).toEqual([]);
   });
 
+  it('that refs/main names is not there: the models of an older one are told as lost', async () => {
+    const cache = tempDir();
+    const older = writeRepo(cache, 'org/a', ['a-Q4_0.gguf'], 'a'.repeat(40));
+    writeFile(join(cache, 'models--org--a/refs/main'), 'b'.repeat(40));
+    writeFile(join(cache, 'models--org--no-gguf/refs/main'), 'b'.repeat(40));
+    writeFile(join(cache, 'models--org--no-gguf/snapshots', 'a'.repeat(40), 'model.safetensors'));
+    const { models, warnings } = await scanHubCache(cache);
+    expect(models).toEqual([]);
+    expect(warnings).toEqual([
+      `'org/a' is not listed: its ref names the commit ${'b'.repeat(40)}, of which no file is in the cache; ` +
+        `download it again, or name a file of '${older}' in a preset`,
+    ]);
+  });
+
   it('is walked to its depth, but not through links to directories', async () => {
     const cache = tempDir();
     const snapshot = writeRepo(cache, 'org/a', ['one/two/three/a-Q4_0.gguf']);
@@ -167,7 +181,11 @@ describe('what is broken', () => {
     rmSync(join(cache, 'models--org--a/blobs'), { recursive: true });
     const hub = await scanHubCache(cache);
     expect(hub.models).toEqual([{ id: 'org/a:Q4_0' }]);
-    expect(hub.resolve('org/a:Q4_0')).toEqual({ kind: 'file', file: join(snapshot, 'a-Q4_0.gguf') });
+    expect(hub.resolve('org/a:Q4_0')).toEqual({
+      kind: 'file',
+      file: join(snapshot, 'a-Q4_0.gguf'),
+      mmproj: undefined,
+    });
   });
 });
 
@@ -191,7 +209,7 @@ describe('the file that a child takes', () => {
     ['org/plain', undefined, join(plain, 'only.gguf')],
     ['org/mixed:Q8_0', 'a-f16.gguf', join(mixed, 'a-f16.gguf')],
   ])('for --hf-repo %s and --hf-file %s', async (repo, file, expected) => {
-    expect((await scanHubCache(cache)).resolve(repo, file)).toEqual({ kind: 'file', file: expected });
+    expect((await scanHubCache(cache)).resolve(repo, file)).toMatchObject({ kind: 'file', file: expected });
   });
 
   it.each([
@@ -211,6 +229,51 @@ describe('the file that a child takes', () => {
     expect(found).toEqual({
       kind: 'unusable',
       problem: expect.stringContaining("'org/a' has a preset.ini") as string,
+    });
+  });
+});
+
+describe('the projector that a child takes', () => {
+  async function mmprojOf(files: readonly string[], hfRepo = 'org/a'): Promise<string | undefined> {
+    const cache = tempDir();
+    const snapshot = writeRepo(cache, 'org/a', files);
+    const found = (await scanHubCache(cache)).resolve(hfRepo);
+    if (found.kind !== 'file') throw new Error(`'${hfRepo}' is ${found.kind}`);
+    return found.mmproj?.slice(snapshot.length + 1);
+  }
+
+  it('is none if the repository has none', async () => {
+    expect(await mmprojOf(['a-Q4_0.gguf', 'mmproj.bin'])).toBeUndefined();
+  });
+
+  it.each([
+    ['org/a:F16', 'mmproj-BF16.gguf'],
+    ['org/a:Q4_K_M', 'mmproj-Q8_0.gguf'],
+    ['org/a:F32', 'mmproj-F32.gguf'],
+    ['org/a:Q8_0', 'mmproj-Q8_0.gguf'],
+  ])('is for %s the nearest in bits', async (hfRepo, expected) => {
+    const models = ['a-F16.gguf', 'a-Q4_K_M.gguf', 'a-F32.gguf', 'a-Q8_0.gguf'];
+    const projectors = ['mmproj-BF16.gguf', 'mmproj-F32.gguf', 'mmproj-Q8_0.gguf'];
+    expect(await mmprojOf([...models, ...projectors], hfRepo)).toBe(expected);
+  });
+
+  it('is one beside the model before one above it, however many bits they have', async () => {
+    const files = ['mmproj-Q4_0.gguf', 'sub/mmproj-F32.gguf', 'sub/a-Q4_0.gguf'];
+    expect(await mmprojOf(files)).toBe('sub/mmproj-F32.gguf');
+  });
+
+  it('is never one of another directory', async () => {
+    expect(await mmprojOf(['a-Q4_0.gguf', 'sub/mmproj-Q4_0.gguf'])).toBeUndefined();
+    expect(await mmprojOf(['sub2/a-Q4_0.gguf', 'sub/mmproj-Q4_0.gguf'])).toBeUndefined();
+  });
+
+  it('is known for a file that --hf-file names, too', async () => {
+    const cache = tempDir();
+    const snapshot = writeRepo(cache, 'org/a', ['plain.gguf', 'mmproj-F16.gguf']);
+    expect((await scanHubCache(cache)).resolve('org/a', 'plain.gguf')).toEqual({
+      kind: 'file',
+      file: join(snapshot, 'plain.gguf'),
+      mmproj: join(snapshot, 'mmproj-F16.gguf'),
     });
   });
 });

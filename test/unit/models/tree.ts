@@ -9,6 +9,13 @@ export function writeFile(path: string, content: string | Uint8Array = ggufHeade
   return path;
 }
 
+/** Writes a file like `writeFile`, its path being given in Latin-1: each character above U+007F is a byte that is not UTF-8. */
+export function writeOddFile(latin1Path: string): void {
+  const path = Buffer.from(latin1Path, 'latin1');
+  mkdirSync(path.subarray(0, path.lastIndexOf('/')), { recursive: true });
+  writeFileSync(path, ggufHeader());
+}
+
 /** Writes a symbolic link and the directories above it. */
 export function writeLink(path: string, target: string): string {
   mkdirSync(dirname(path), { recursive: true });

@@ -1,9 +1,9 @@
 import { vi } from 'vitest';
-import type { ErrorCode } from '../../../src/errors.js';
+import { RouterError, type ErrorCode } from '../../../src/errors.js';
 import type { StopReason } from '../../../src/instance/state.js';
 import type { SchedulerOptions } from '../../../src/scheduler/scheduler.js';
 import type { FakeInstance } from './fake-instance.js';
-import { Ask, passes, Rig, settled, type AskKind } from './scheduler-rig.js';
+import { Ask, broken, passes, Rig, settled, type AskKind, type Form } from './scheduler-rig.js';
 
 /** What was so when a request came, and what it is owed since. */
 interface Entry {
@@ -11,10 +11,14 @@ interface Entry {
   readonly fits: boolean;
   /** Its model was loading or up, and not draining. */
   readonly wasRunning: boolean;
+  /** The instance that was there. */
+  readonly found: FakeInstance | undefined;
   /** Number of launches before it. */
   readonly launchesBefore: number;
   /** The refusal that something which has happened since must bring it. */
   due: ErrorCode | undefined;
+  /** When the load it waited for was given up, because the model had changed. */
+  backInLineAt: number;
   checked: boolean;
 }
 
@@ -39,6 +43,10 @@ export class SchedulerBooks {
   readonly #groupSince = new Map<string, number>();
   /** What was unloaded, and when. */
   readonly #unloadedAt = new Map<FakeInstance, number>();
+  /** What is not as its model would be started now, and since when. */
+  readonly #outdatedAt = new Map<FakeInstance, number>();
+  /** Models whose last run has failed in the form they have now. */
+  readonly #failed = new Set<string>();
   readonly #lastReleaseAt = new Map<FakeInstance, number>();
   /** What went wrong inside the scheduler's calls to us, where throwing would only look like a failed launch. */
   readonly #wrongs: string[] = [];
@@ -89,8 +97,10 @@ export class SchedulerBooks {
     this.#entries.set(ask, {
       fits,
       wasRunning: instance !== undefined && instance.state.name !== 'stopping' && !this.#drains(instance),
+      found: instance,
       launchesBefore: this.#rig.launched.length,
-      due: this.#closed ? 'shutting_down' : undefined,
+      due: this.#dueOnArrival(ask),
+      backInLineAt: 0,
       checked: false,
     });
     if (fits && !this.#groupSince.has(model)) this.#groupSince.set(model, performance.now());
@@ -105,7 +115,7 @@ export class SchedulerBooks {
 
   unload(model: string): void {
     const instance = this.#aliveOf(model);
-    if (!instance || instance.state.name === 'stopping' || this.#drains(instance)) {
+    if (!instance || instance.state.name === 'stopping' || this.#unloadedAt.has(instance)) {
       let said: unknown;
       try {
         this.#rig.scheduler.unload(model);
@@ -127,7 +137,22 @@ export class SchedulerBooks {
     const stopWasMeant = instance.stopReason !== undefined && instance.stopReason !== 'load deadline';
     if (instance.readyAt === undefined && !stopWasMeant) this.#owe(instance.modelId, 'load_failed');
     else this.#oweLooks(instance.modelId);
+    if (!stopWasMeant && this.#isCurrent(instance)) this.#failed.add(instance.modelId);
+    else this.#failed.delete(instance.modelId);
     instance.exits();
+  }
+
+  /** There is a new catalog: these models have these forms, the others are as they were. */
+  publish(forms: Readonly<Record<string, Form>>): void {
+    for (const [model, form] of Object.entries(forms)) {
+      if (form instanceof RouterError) this.#owe(model, form.code);
+      if (form !== this.#rig.formOf(model) && form !== broken) this.#failed.delete(model);
+    }
+    this.#rig.publish(forms);
+    for (const instance of this.#rig.alive) {
+      if (this.#isCurrent(instance)) this.#outdatedAt.delete(instance);
+      else if (!this.#outdatedAt.has(instance)) this.#outdatedAt.set(instance, performance.now());
+    }
   }
 
   /** From now on the model cannot be launched, or can again. */
@@ -196,7 +221,8 @@ export class SchedulerBooks {
   /** @throws with the promise that was not kept */
   async compare(): Promise<void> {
     for (const instance of this.loading) instance.spawns();
-    await settled();
+    // What is due at this very moment happens.
+    await passes(0);
     for (const [ask, entry] of this.#entries) {
       this.#checkAnswer(ask, entry);
       if (entry.checked && !ask.holdsLease) this.#entries.delete(ask);
@@ -219,6 +245,7 @@ export class SchedulerBooks {
     const forSomebody = this.waiting.some((ask) => ask.model === model && ask.kind !== 'look');
     this.#note(forSomebody, `${model} is launched only when somebody waits for it`);
     this.#note(this.#aliveOf(model) === undefined, `${model} has one instance at a time`);
+    this.#note(typeof this.#rig.formOf(model) === 'string', `${model} is launched only while it is served`);
     this.#note(modelsMax === 0 || this.#rig.alive.length < modelsMax, 'the limit is kept');
     const first = this.#groups().find(({ instance }) => instance === undefined);
     this.#note(first?.model === model, `${model} is not launched before ${first?.model ?? 'nobody'}`);
@@ -235,10 +262,11 @@ export class SchedulerBooks {
       this.#note(drained, `${model} is unloaded only when it is drained`);
     }
     if (reason === 'evicted') {
-      const slotsNeeded = this.#groups().filter(needsSlot).length;
+      const going = this.#rig.alive.filter((one) => this.#isGoing(one)).length;
+      const slotsNeeded = this.#groups().filter((group) => this.#needsSlot(group)).length;
       this.#note(instance.isUp && !this.#drains(instance), `${model} is up when it is evicted`);
       this.#note(!this.#isBusy(instance), `${model} is idle when it is evicted`);
-      this.#note(this.stopping.length < slotsNeeded, `${model} is evicted only when its slot is needed`);
+      this.#note(going < slotsNeeded, `${model} is evicted only when its slot is needed`);
       const idle = this.up.filter(
         (one) => !this.#drains(one) && !this.#isBusy(one) && !this.#isWanted(one.modelId),
       );
@@ -251,9 +279,18 @@ export class SchedulerBooks {
       );
       if (this.#isWanted(model)) {
         const place = this.#groups().findIndex((group) => group.model === model);
-        const earlier = this.#groups().slice(0, place).some(needsSlot);
+        const earlier = this.#groups()
+          .slice(0, place)
+          .some((group) => this.#needsSlot(group));
         this.#note(earlier, `${model}, which is waited for, is evicted only for somebody who came earlier`);
       }
+    }
+    if (reason === 'changed' || reason === 'removed') {
+      this.#note(this.#rig.standing(instance) === reason, `${model} is stopped as ${reason} when it is`);
+      this.#note(!this.#isBusy(instance), `${model} is idle when it is stopped as ${reason}`);
+    }
+    if (instance.state.name === 'loading' && reason === 'changed') {
+      for (const ask of this.#waitingFor(model)) this.#entry(ask).backInLineAt = performance.now();
     }
     if (reason !== 'load deadline') this.#oweLooks(model);
   }
@@ -266,12 +303,16 @@ export class SchedulerBooks {
     );
     for (const instance of this.#rig.launched) {
       const { modelId, stopReason, stoppedFrom } = instance;
-      if (stopReason === 'evicted') {
+      if (stopReason === 'evicted')
         must(stoppedFrom !== 'loading', `${modelId} is not evicted while it loads`);
-        must(!this.#isBusy(instance), `${modelId} is not evicted under a request`);
+      if (stopReason === 'evicted' || stopReason === 'changed' || stopReason === 'removed') {
+        must(!this.#isBusy(instance), `${modelId} is not ${stopReason} under a request`);
       }
-      if (!instance.isUp || !this.#drains(instance)) continue;
+      const loadsForNothing = instance.state.name === 'loading' && !this.#isCurrent(instance);
+      must(!loadsForNothing, `${modelId} does not go on to load in a form that is no more`);
+      if (!this.#drains(instance)) continue;
       must(this.#isBusy(instance), `${modelId} is stopped as soon as it is drained`);
+      must(!this.#takesLeases(instance), `${modelId} takes no new request while it drains`);
       const drainsFor = this.#age(this.#unloadedAt.get(instance));
       must(drainsFor < this.#options.drainTimeoutMs, `${modelId} drains no longer than the drain time-out`);
     }
@@ -289,9 +330,14 @@ export class SchedulerBooks {
       const leases = instance ? this.#leases(instance) : 0;
       inFlight += leases;
       must(status.inFlight === leases, `${model} has ${leases} in flight, not ${status.inFlight}`);
-      const waitingHere = waiting.filter((ask) => ask.model === model).length;
+      const waitingHere = this.#waitingFor(model).length;
       must(status.waiting === waitingHere, `${waitingHere} wait for ${model}, not ${status.waiting}`);
       must((status.value === 'unloaded') === (instance === undefined), `${model} is ${status.value}`);
+      const isFailed = instance === undefined && this.#failed.has(model);
+      must(
+        (status.outcome?.kind === 'failed') === isFailed,
+        `${model} is said to have failed when it has, as it is now`,
+      );
     }
     must(scheduler.inFlight === inFlight, `${inFlight} are in flight, not ${scheduler.inFlight}`);
   }
@@ -303,6 +349,8 @@ export class SchedulerBooks {
       const isBoundedByLoad = instance?.state.name === 'loading' || instance?.stopReason === 'load deadline';
       const isInTime = this.#age(ask.askedAt) < this.#options.queueTimeoutMs;
       must(isInTime || isBoundedByLoad, `nobody waits for ${ask.model} beyond the queue time-out`);
+      const isFair = (this.#awaitsOldFormFor(ask) ?? -1) < this.#options.fairAfterMs;
+      must(isFair, `nobody waits for the old form of ${ask.model} to end beyond fair-after`);
       if (ask.kind !== 'look') continue;
       const isComing = instance !== undefined && (instance.state.name !== 'stopping' || isBoundedByLoad);
       must(isComing, `who wants ${ask.model} only if it runs waits only while it runs`);
@@ -380,7 +428,9 @@ export class SchedulerBooks {
     must(entry.due === undefined, `a ${kind} of ${model} is refused, as ${entry.due ?? ''}`);
     if (kind === 'load') {
       const launched = this.#rig.launches.slice(entry.launchesBefore);
-      must(launched.includes(model), `an explicit load of ${model} is served by a launch`);
+      const goesOn =
+        !entry.wasRunning && entry.found !== undefined && entry.found.isUp && !this.#drains(entry.found);
+      must(launched.includes(model) || goesOn, `an explicit load of ${model} is served by a launch`);
       return;
     }
     const instance = this.#instanceOf(ask);
@@ -388,13 +438,22 @@ export class SchedulerBooks {
     must(!this.#drains(instance), `no lease is given on ${model} while it drains`);
   }
 
+  #dueOnArrival({ model, kind }: Ask): ErrorCode | undefined {
+    if (this.#closed) return 'shutting_down';
+    const form = this.#rig.formOf(model);
+    if (!(form instanceof RouterError)) return undefined;
+    return kind === 'look' ? 'model_not_loaded' : form.code;
+  }
+
   #isDeserved(code: ErrorCode, ask: Ask, entry: Entry): boolean {
     const isOwed = entry.due === code;
     const isLoading = this.#aliveOf(ask.model)?.state.name === 'loading';
+    const queueEnds = Math.max(ask.askedAt + this.#options.queueTimeoutMs, entry.backInLineAt);
     const reasons: Partial<Record<ErrorCode, boolean>> = {
       client_gone: ask.hasLeft,
       queue_full: !entry.fits,
-      queue_timeout: this.#age(ask.askedAt) === this.#options.queueTimeoutMs && !isLoading,
+      queue_timeout: performance.now() === queueEnds && !isLoading,
+      model_changing: this.#awaitsOldFormFor(ask) === this.#options.fairAfterMs,
       model_already_running: ask.kind === 'load' && entry.wasRunning,
       model_not_loaded: ask.kind === 'look' && (isOwed || !entry.wasRunning),
     };
@@ -402,12 +461,12 @@ export class SchedulerBooks {
   }
 
   #owe(model: string, due: ErrorCode): void {
-    for (const ask of this.waiting) if (ask.model === model) this.#entry(ask).due = due;
+    for (const ask of this.#waitingFor(model)) this.#entry(ask).due = due;
   }
 
   #oweLooks(model: string): void {
-    for (const ask of this.waiting) {
-      if (ask.model === model && ask.kind === 'look') this.#entry(ask).due = 'model_not_loaded';
+    for (const ask of this.#waitingFor(model)) {
+      if (ask.kind === 'look') this.#entry(ask).due = 'model_not_loaded';
     }
   }
 
@@ -432,11 +491,21 @@ export class SchedulerBooks {
 
   /** Those who need a slot and are not among the first, for whom one is becoming free. */
   #withoutPromise(): Group[] {
-    return this.#groups().filter(needsSlot).slice(this.stopping.length);
+    return this.#groups()
+      .filter((group) => this.#needsSlot(group))
+      .slice(this.stopping.length);
+  }
+
+  #needsSlot({ instance }: Group): boolean {
+    return instance === undefined || this.#isGoing(instance);
+  }
+
+  #waitingFor(model: string): Ask[] {
+    return this.waiting.filter((ask) => ask.model === model);
   }
 
   #isWanted(model: string): boolean {
-    return this.waiting.some((ask) => ask.model === model);
+    return this.#waitingFor(model).length > 0;
   }
 
   #aliveOf(model: string): FakeInstance | undefined {
@@ -457,8 +526,26 @@ export class SchedulerBooks {
     return this.#leases(instance) > 0;
   }
 
+  /** It is what its model would be started as now. */
+  #isCurrent(instance: FakeInstance): boolean {
+    return this.#rig.standing(instance) === 'current';
+  }
+
   #drains(instance: FakeInstance): boolean {
-    return instance.isUp && this.#unloadedAt.has(instance);
+    return instance.isUp && (this.#unloadedAt.has(instance) || !this.#isCurrent(instance));
+  }
+
+  /** It stops, or must as soon as whatever is happening now has happened. */
+  #isGoing(instance: FakeInstance): boolean {
+    return instance.state.name === 'stopping' || (!this.#isCurrent(instance) && !this.#isBusy(instance));
+  }
+
+  /** How long the request has waited for those of an old form to end; undefined when it waits for something else. */
+  #awaitsOldFormFor({ model, askedAt }: Ask): number | undefined {
+    const instance = this.#aliveOf(model);
+    if (!instance?.isUp || this.#unloadedAt.has(instance)) return undefined;
+    if (this.#rig.standing(instance) !== 'changed') return undefined;
+    return this.#age(Math.max(askedAt, this.#outdatedAt.get(instance) ?? 0));
   }
 
   /** Asking a busy instance for a lease and giving it back at once changes nothing of it. */
@@ -475,10 +562,6 @@ export class SchedulerBooks {
   #age(since: number | undefined): number {
     return since === undefined ? 0 : performance.now() - since;
   }
-}
-
-function needsSlot({ instance }: Group): boolean {
-  return instance === undefined || instance.state.name === 'stopping';
 }
 
 function must(isSo: boolean, promise: string): void {

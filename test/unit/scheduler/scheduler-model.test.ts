@@ -2,7 +2,7 @@ import fc from 'fast-check';
 import { afterEach, beforeEach, it, vi } from 'vitest';
 import type { SchedulerOptions } from '../../../src/scheduler/scheduler.js';
 import { SchedulerBooks } from './scheduler-books.js';
-import { stopTheClock } from './scheduler-rig.js';
+import { broken, firstForm, gone, stopTheClock, type Form } from './scheduler-rig.js';
 
 beforeEach(stopTheClock);
 afterEach(() => {
@@ -22,6 +22,22 @@ const options: fc.Arbitrary<SchedulerOptions> = fc.record({
   fairAfterMs: fc.constantFrom(0, 50, 300),
   drainTimeoutMs: fc.constantFrom(20, 500),
 });
+
+const form: fc.Arbitrary<Form> = fc.constantFrom(
+  firstForm,
+  firstForm,
+  'second form',
+  'third form',
+  gone,
+  broken,
+);
+
+function forEachModel<T>(value: T): Record<string, T> {
+  return Object.fromEntries(models.map((model) => [model, value]));
+}
+
+/** What a new catalog says of some models; of none when something else has changed. */
+const forms: fc.Arbitrary<Record<string, Form>> = fc.record(forEachModel(form), { requiredKeys: [] });
 
 type Step = fc.AsyncCommand<SchedulerBooks, SchedulerBooks>;
 
@@ -73,6 +89,16 @@ function stepOnModel(
     ),
   );
 }
+
+const newCatalog = forms.map((given) =>
+  step(
+    `catalog with ${Object.entries(given)
+      .map(([model, is]) => `${model}: ${is instanceof Error ? is.message : is}`)
+      .join(', ')}`,
+    () => true,
+    (books) => books.publish(given),
+  ),
+);
 
 const pause = fc.integer({ min: 1, max: 30 }).map((ticks) =>
   step(
@@ -170,6 +196,25 @@ const steps: fc.Arbitrary<Step>[] = [
     ),
     6,
   ),
+  ...often(newCatalog, 2),
+  ...often(
+    stepOnOne(
+      'catalog changes what runs',
+      (books) => [...books.loading, ...books.up],
+      ({ modelId }, books) => books.publish({ [modelId]: 'second form' }),
+    ),
+    2,
+  ),
+  ...often(
+    fc.constant(
+      step(
+        'all that the catalog has changed is taken back',
+        () => true,
+        (books) => books.publish(forEachModel(firstForm)),
+      ),
+    ),
+    2,
+  ),
   ...often(pause, 3),
 ];
 
@@ -177,7 +222,7 @@ function often(happening: fc.Arbitrary<Step>, times: number): fc.Arbitrary<Step>
   return Array.from({ length: times }, () => happening);
 }
 
-it('keeps its promises whatever arrives, ends, fails, crashes, leaves, is unloaded or takes long', async () => {
+it('keeps its promises whatever arrives, ends, fails, crashes, leaves, changes, is unloaded or takes long', async () => {
   const walk = fc.asyncProperty(
     options,
     fc.commands(steps, { maxCommands: 250, size: 'max' }),
@@ -191,5 +236,5 @@ it('keeps its promises whatever arrives, ends, fails, crashes, leaves, is unload
       else await books.endEverything();
     },
   );
-  await fc.assert(walk, { numRuns: 300 });
+  await fc.assert(walk, { numRuns: Number(process.env['WALKS'] ?? 300) });
 });

@@ -2,6 +2,7 @@ import { setImmediate as turnOfTheLoop } from 'node:timers/promises';
 import { vi } from 'vitest';
 import { RouterError } from '../../../src/errors.js';
 import { EventBus, type SupervisorEvent } from '../../../src/events/events.js';
+import type { Instance } from '../../../src/instance/instance.js';
 import type { StopReason } from '../../../src/instance/state.js';
 import { Scheduler, type Lease, type SchedulerOptions } from '../../../src/scheduler/scheduler.js';
 import { FakeInstance } from './fake-instance.js';
@@ -65,6 +66,13 @@ export class Ask {
   }
 }
 
+/** What a model is started as, by a name, or why it cannot be. */
+export type Form = string | RouterError;
+
+export const firstForm = 'first form';
+export const gone = new RouterError('model_unknown', 'model not found');
+export const broken = new RouterError('model_invalid', 'model cannot be served');
+
 const defaults: SchedulerOptions = {
   modelsMax: 1,
   queueMax: 100,
@@ -81,6 +89,9 @@ export class Rig {
   readonly events: SupervisorEvent[] = [];
   /** Models whose launch throws. */
   readonly unlaunchable = new Set<string>();
+  /** The catalog: what each model is started as now; one that is not named has its first form. */
+  readonly #forms = new Map<string, Form>();
+  readonly #launchedAs = new WeakMap<object, Form>();
   /** Called before each launch and each first stop. */
   onLaunch: (model: string) => void = () => undefined;
   onStop: (instance: FakeInstance, reason: StopReason) => void = () => undefined;
@@ -97,14 +108,47 @@ export class Rig {
         launch: (model, onChange) => {
           this.onLaunch(model);
           if (this.unlaunchable.has(model)) throw new Error('no such file');
+          const form = this.formOf(model);
+          if (form instanceof RouterError) throw form;
           const instance = new FakeInstance(model, onChange, (stopped, reason) =>
             this.onStop(stopped, reason),
           );
           this.launched.push(instance);
+          this.#launchedAs.set(instance, form);
           return instance.asInstance();
+        },
+        standing: (instance) => this.standing(instance),
+        refusal: (model) => {
+          const form = this.formOf(model);
+          return form instanceof RouterError ? form : undefined;
         },
       },
     );
+  }
+
+  /** What the model is started as now. */
+  formOf(model: string): Form {
+    return this.#forms.get(model) ?? firstForm;
+  }
+
+  /** Whether the instance is what its model is started as now. */
+  standing(instance: FakeInstance | Instance): 'current' | 'changed' | 'removed' {
+    const form = this.formOf(instance.modelId);
+    if (form instanceof RouterError) return 'removed';
+    return form === this.#launchedAs.get(instance) ? 'current' : 'changed';
+  }
+
+  /** There is a new catalog, in which these models have these forms; the others are as they were. */
+  publish(forms: Readonly<Record<string, Form>>): void {
+    // As in a real one: what came or went is not "changed", what can be served again is.
+    const changed = Object.entries(forms)
+      .filter(([model, form]) => {
+        const before = this.formOf(model);
+        return form !== before && form !== broken && before !== gone && form !== gone;
+      })
+      .map(([model]) => model);
+    for (const [model, form] of Object.entries(forms)) this.#forms.set(model, form);
+    this.scheduler.reconcile(new Set(changed));
   }
 
   /** The models launched so far, in order. */

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { passes, Rig, settled, stopTheClock, type Ask } from './scheduler-rig.js';
+import { firstForm, gone, passes, Rig, settled, stopTheClock, type Ask } from './scheduler-rig.js';
 
 beforeEach(stopTheClock);
 afterEach(() => {
@@ -664,6 +664,257 @@ describe('explicit unloads', () => {
     rig.scheduler.unload('draining');
     await rig.ask('draining');
     expect(rig.instance('idle').stopReason).toBeUndefined();
+  });
+});
+
+describe('a new catalog', () => {
+  it('stops an idle instance of a changed model; the next request starts the new form', async () => {
+    const rig = new Rig();
+    await rig.loadIdle('a');
+    const old = rig.instance('a');
+    rig.publish({ a: 'second form' });
+    expect(old.stopReason).toBe('changed');
+    expect(rig.launches).toEqual(['a']);
+
+    const next = await rig.ask('a');
+    old.exits();
+    await settled();
+    rig.instance('a').becomesReady();
+    await settled();
+    expect(rig.launches).toEqual(['a', 'a']);
+    expect(next.lease?.upstream).toBe(rig.instance('a').upstream);
+  });
+
+  it('lets a busy instance of a changed model end its requests, and takes no new one in its old form', async () => {
+    const rig = new Rig();
+    const streaming = await rig.askAndLoad('a');
+    const old = rig.instance('a');
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    expect(old.stopReason).toBeUndefined();
+    expect(next.isWaiting).toBe(true);
+
+    streaming.finish();
+    expect(old.stopReason).toBe('changed');
+    old.exits();
+    rig.instance('a').becomesReady();
+    await settled();
+    expect(rig.launches).toEqual(['a', 'a']);
+    expect(next.lease?.upstream).toBe(rig.instance('a').upstream);
+  });
+
+  it('refuses those who have waited fair-after for the old form to end, saying so; the old requests go on', async () => {
+    const rig = new Rig({ fairAfterMs: 2_000 });
+    const streaming = await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    await passes(1_999);
+    expect(next.isWaiting).toBe(true);
+    await passes(1);
+    expect(next.error?.code).toBe('model_changing');
+    expect(next.error?.details.retryAfterS).toBeGreaterThan(0);
+    expect(streaming.holdsLease).toBe(true);
+    expect(rig.instance('a').stopReason).toBeUndefined();
+  });
+
+  it('bounds the wait for the new form by queue-timeout once the old one is stopping', async () => {
+    const rig = new Rig({ fairAfterMs: 2_000, queueTimeoutMs: 10_000 });
+    const streaming = await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    streaming.finish();
+    await passes(9_999);
+    expect(next.isWaiting).toBe(true);
+    await passes(1);
+    expect(next.error?.code).toBe('queue_timeout');
+  });
+
+  it('goes on with an instance whose change is taken back, and serves those who waited', async () => {
+    const rig = new Rig();
+    await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    rig.publish({ a: firstForm });
+    await settled();
+    expect(next.lease?.upstream).toBe(rig.instance('a').upstream);
+    expect(rig.instance('a').stopReason).toBeUndefined();
+  });
+
+  it('starts a load anew whose model changes, and keeps those who wait for it', async () => {
+    const rig = new Rig();
+    const waiter = await rig.ask('a');
+    const old = rig.instance('a');
+    rig.publish({ a: 'second form' });
+    expect(old.stopReason).toBe('changed');
+    old.exits();
+    rig.instance('a').becomesReady();
+    await settled();
+    expect(rig.launches).toEqual(['a', 'a']);
+    expect(waiter.lease?.upstream).toBe(rig.instance('a').upstream);
+  });
+
+  it('lets the instance of a model that went finish its requests, and refuses those who wait for such a model', async () => {
+    const rig = new Rig({ modelsMax: 1 });
+    const streaming = await rig.askAndLoad('a');
+    const waiter = await rig.ask('b');
+    rig.publish({ a: gone, b: gone });
+    await settled();
+    expect(waiter.error?.code).toBe('model_unknown');
+    expect(rig.instance('a').stopReason).toBeUndefined();
+    streaming.finish();
+    expect(rig.instance('a').stopReason).toBe('removed');
+  });
+
+  it('lets an unload bound the wait for the requests of a changed model', async () => {
+    const rig = new Rig({ drainTimeoutMs: 2_000 });
+    await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    rig.scheduler.unload('a');
+    await passes(2_000);
+    expect(rig.instance('a').stopReason).toBe('unloaded');
+  });
+
+  it('forgets how the last run of a changed model ended, and all of one that went', async () => {
+    const rig = new Rig({ modelsMax: 3 });
+    for (const model of ['changed', 'gone', 'same']) {
+      await rig.ask(model);
+      rig.instance(model).exits();
+    }
+    rig.publish({ changed: 'second form', gone });
+    const { port } = rig.instance('changed');
+    expect(rig.scheduler.status('changed')).toMatchObject({ port, outcome: undefined });
+    expect(rig.scheduler.status('gone')).toMatchObject({ port: 0, outcome: undefined });
+    expect(rig.scheduler.status('same').outcome).toBeDefined();
+  });
+
+  it('says nothing of a failure that only an old form has had', async () => {
+    const rig = new Rig({ modelsMax: 2 });
+    for (const model of ['changed', 'same']) {
+      await rig.askAndLoad(model);
+      rig.publish({ changed: 'second form' });
+      rig.instance(model).exits();
+    }
+    expect(rig.scheduler.status('changed').outcome).toBeUndefined();
+    expect(rig.scheduler.status('same').outcome?.kind).toBe('failed');
+  });
+
+  it('refuses at once who comes for a model that went a moment ago, and evicts nothing for it', async () => {
+    const rig = new Rig({ modelsMax: 1 });
+    const idle = await rig.loadIdle('b');
+    rig.publish({ a: gone });
+    const [request, load] = [await rig.ask('a'), await rig.ask('a', 'load')];
+    expect([request.error?.code, load.error?.code]).toEqual(['model_unknown', 'model_unknown']);
+    expect(idle.stopReason).toBeUndefined();
+  });
+
+  it('refuses at once who comes for a model that went while its last requests are being answered', async () => {
+    const rig = new Rig();
+    await rig.askAndLoad('a');
+    rig.publish({ a: gone });
+    expect((await rig.ask('a')).error?.code).toBe('model_unknown');
+  });
+
+  it('does not begin the wait for an old form anew when the next catalog comes', async () => {
+    const rig = new Rig({ fairAfterMs: 2_000 });
+    await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    await passes(1_500);
+    rig.publish({ a: 'third form' });
+    await passes(500);
+    expect(next.error?.code).toBe('model_changing');
+  });
+
+  it('bounds by fair-after also the waits that began before the change', async () => {
+    const rig = new Rig({ fairAfterMs: 2_000 });
+    await rig.askAndLoad('a');
+    await rig.ask('b');
+    await passes(2_000);
+    const held = await rig.ask('a');
+    await passes(1_500);
+    rig.publish({ a: 'second form' });
+    await passes(1_999);
+    expect(held.isWaiting).toBe(true);
+    await passes(1);
+    expect(held.error?.code).toBe('model_changing');
+  });
+
+  it('blames queue-timeout when that is over before fair-after', async () => {
+    const rig = new Rig({ fairAfterMs: 2_000, queueTimeoutMs: 1_000 });
+    await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    await passes(1_000);
+    expect(next.error?.code).toBe('queue_timeout');
+  });
+
+  it.each([
+    ['taken back while the model is held for another', (rig: Rig) => rig.publish({ a: firstForm })],
+    ['overtaken by an unload', (rig: Rig) => rig.scheduler.unload('a')],
+    ['overtaken by a crash', (rig: Rig) => rig.instance('a').exits()],
+  ])('does not blame a change that is %s', async (_, overtakes) => {
+    const rig = new Rig({ fairAfterMs: 2_000, queueTimeoutMs: 10_000 });
+    await rig.askAndLoad('a');
+    const first = await rig.ask('b');
+    await passes(2_000);
+    rig.publish({ a: 'second form' });
+    const next = await rig.ask('a');
+    overtakes(rig);
+    await passes(2_000);
+    expect([first.isWaiting, next.isWaiting]).toEqual([true, true]);
+  });
+
+  it('bounds a wait by queue-timeout however often the model that loads for it changes', async () => {
+    const rig = new Rig({ queueTimeoutMs: 10_000 });
+    const waiter = await rig.ask('a');
+    for (const form of ['second form', 'third form', 'fourth form']) {
+      await passes(3_000);
+      rig.publish({ a: form });
+      rig.instance('a').exits();
+    }
+    await passes(3_000);
+    expect(rig.launches).toHaveLength(4);
+    expect(waiter.isWaiting).toBe(true);
+    rig.publish({ a: 'fifth form' });
+    await passes(1);
+    expect(waiter.error?.code).toBe('queue_timeout');
+  });
+
+  it('serves an explicit load by the instance whose change is taken back, without a hold on it', async () => {
+    const rig = new Rig();
+    const streaming = await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const load = await rig.ask('a', 'load');
+    expect(load.isWaiting).toBe(true);
+    rig.publish({ a: firstForm });
+    await settled();
+    expect(load.loaded).toBe(true);
+    streaming.finish();
+    expect(rig.scheduler.inFlight).toBe(0);
+  });
+
+  it('admits nobody to an old form while the many changes of one catalog are carried out', async () => {
+    const rig = new Rig({ modelsMax: 2, fairAfterMs: 1_000 });
+    await rig.ask('loading');
+    await rig.askAndLoad('busy');
+    await rig.ask('starving');
+    await passes(1_000);
+    const held = await rig.ask('busy');
+    // The end of the load is the slot that `busy` was held for.
+    rig.publish({ loading: gone, busy: 'second form' });
+    await settled();
+    expect(held.isWaiting).toBe(true);
+    expect(rig.scheduler.status('busy').inFlight).toBe(1);
+  });
+
+  it('leaves other models and what runs as it would be started alone', async () => {
+    const rig = new Rig({ modelsMax: 2 });
+    const streaming = await rig.askAndLoad('a');
+    await rig.loadIdle('b');
+    rig.publish({ c: 'second form' });
+    expect(rig.launched.map(({ stopReason }) => stopReason)).toEqual([undefined, undefined]);
+    expect((await rig.ask('a')).lease).toBeDefined();
+    expect(streaming.holdsLease).toBe(true);
   });
 });
 

@@ -1,0 +1,116 @@
+import type { DirectoryEntry } from './directory.js';
+import type { FlatManifest } from './flat-manifest.js';
+import { flatName, guessPlace, KnownRepos, type FlatPlace } from './flat-name.js';
+import { canonicalTag, parseGgufName, shardPath } from './gguf-name.js';
+import { roleOf, type GgufRole } from './gguf-role.js';
+import { nearestInBits } from './quantisation.js';
+
+export interface FlatModel {
+  /** `user/repo:TAG`, as in the hub's layout; the file's name without `.gguf` where that is not to be made out. */
+  readonly id: string;
+  /** The file, or the first shard, which may be missing: whoever checks the file says so. */
+  readonly file: string;
+  readonly mmproj: string | undefined;
+  readonly draft: string | undefined;
+  /** `user/repo`, if that meant this file when it was downloaded. */
+  readonly aliases: readonly string[];
+}
+
+/** The tag of a manifest that was asked for without one. */
+const NO_TAG = 'latest';
+
+/** A file that is no shard but the first. */
+interface FlatFile {
+  readonly name: string;
+  readonly path: string;
+  readonly place: FlatPlace | undefined;
+  readonly role: GgufRole;
+}
+
+/** A model with the ids it may have, the best first. */
+export interface FlatCandidate extends Omit<FlatModel, 'id'> {
+  readonly ids: readonly string[];
+}
+
+/** The models among `entries`, with the companions that the manifests name, or else the nearest of the repository. */
+export function flatModels(
+  entries: readonly DirectoryEntry[],
+  manifests: readonly FlatManifest[],
+): FlatCandidate[] {
+  const files = placeFiles(entries, manifests);
+  // A child would not start with a companion that is a link to nowhere.
+  const present = new Set(entries.filter(({ kind }) => kind === 'file').map(nameOf));
+  const companions = new Map<string, FlatFile[]>();
+  for (const file of files) {
+    if (file.role === 'model' || file.place === undefined || !present.has(file.name)) continue;
+    const { repo } = file.place;
+    companions.set(repo, [...(companions.get(repo) ?? []), file]);
+  }
+
+  const manifestsOf = new Map<string, FlatManifest[]>();
+  for (const manifest of manifests) {
+    if (manifest.model === undefined) continue;
+    const name = flatName(manifest.model);
+    manifestsOf.set(name, [...(manifestsOf.get(name) ?? []), manifest]);
+  }
+
+  return files.flatMap(({ name, path, place, role }): FlatCandidate[] => {
+    if (role !== 'model') return [];
+    const own = manifestsOf.get(name) ?? [];
+    const beside = companions.get(place?.repo ?? '') ?? [];
+    const projectors = beside.filter((file) => file.role === 'mmproj');
+    const named = new Set(own.flatMap(({ mmproj }) => (mmproj === undefined ? [] : flatName(mmproj))));
+    const mmproj = projectors.find((file) => named.has(file.name)) ?? nearestInBits(projectors, nameOf, name);
+    const drafts = beside.filter((file) => file.role === 'draft');
+    return [
+      {
+        ids: idsOf(name, place, own),
+        file: path,
+        mmproj: mmproj?.path,
+        draft: nearestInBits(drafts, nameOf, name)?.path,
+        aliases: own.flatMap(({ repo, tag }) => (tag === NO_TAG ? repo : [])),
+      },
+    ];
+  });
+}
+
+/**
+ * Finds out where each file came from: a manifest says it of the files it names, and by its own name of all of its
+ * repository; else it is guessed. The names of companions say less, so their repositories are those of the models.
+ */
+function placeFiles(entries: readonly DirectoryEntry[], manifests: readonly FlatManifest[]): FlatFile[] {
+  const told = new Map<string, { place: FlatPlace; role: GgufRole }>();
+  for (const { model, mmproj } of manifests) {
+    if (model !== undefined) told.set(flatName(model), { place: model, role: 'model' });
+    if (mmproj !== undefined) told.set(flatName(mmproj), { place: mmproj, role: 'mmproj' });
+  }
+  const repos = manifests.map(({ repo }) => repo);
+  const known = new KnownRepos(repos);
+  const firstShards = new Map(entries.map(({ name, path }) => [shardPath(path, 1), shardPath(name, 1)]));
+  const files = Array.from(firstShards, ([path, name]): FlatFile => {
+    const place = known.placeOf(name) ?? guessPlace(name);
+    return { name, path, place, role: roleOf(place?.path ?? name), ...told.get(name) };
+  });
+
+  const models = files.filter(({ role }) => role === 'model');
+  const served = new KnownRepos([...repos, ...models.flatMap(({ place }) => place?.repo ?? [])]);
+  return files.map((file) =>
+    file.role === 'model' || told.has(file.name)
+      ? file
+      : { ...file, place: served.placeOf(file.name) ?? file.place },
+  );
+}
+
+/** By the hub's rule; where the name has no tag, with that of a manifest; the name of the file as the last. */
+function idsOf(name: string, place: FlatPlace | undefined, manifests: readonly FlatManifest[]): string[] {
+  const stem = name.slice(0, -'.gguf'.length);
+  const ownNames = [...new Set([parseGgufName(name)?.prefix ?? stem, stem])];
+  if (place === undefined) return ownNames;
+  const asked = manifests.find(({ tag }) => tag !== NO_TAG)?.tag;
+  const tag = parseGgufName(place.path)?.tag ?? (asked === undefined ? undefined : canonicalTag(asked));
+  return tag === undefined ? ownNames : [`${place.repo}:${tag}`, ...ownNames];
+}
+
+function nameOf({ name }: { readonly name: string }): string {
+  return name;
+}

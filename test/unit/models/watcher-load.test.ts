@@ -1,0 +1,156 @@
+import { spawn } from 'node:child_process';
+import { appendFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { describe, expect, it } from 'vitest';
+import { startWatching } from '../../../src/models/watcher.js';
+import { atEndOfTest } from '../../helpers/cleanup.js';
+import { eventually } from '../../helpers/eventually.js';
+import { tempDir } from '../../helpers/temp-dir.js';
+import { COMMIT, writeFile, writeRepo } from './tree.js';
+import { inotifyWatches, watchInTest } from './watcher-rig.js';
+
+/** Another process that writes to `file` without a pause for `seconds`. */
+function writeWithoutPause(file: string, seconds: number): Promise<number | null> {
+  const script = `
+    import { openSync, writeSync } from 'node:fs';
+    const fd = openSync(process.argv[1], 'w');
+    const block = Buffer.alloc(65536);
+    const end = Date.now() + ${seconds * 1000};
+    for (let n = 0; Date.now() < end; n++) writeSync(fd, block, 0, block.length, (n % 1000) * block.length);`;
+  const writer = spawn(process.execPath, ['--input-type=module', '-e', script, file]);
+  atEndOfTest(() => {
+    writer.kill('SIGKILL');
+  });
+  return new Promise((resolve) => writer.once('exit', resolve));
+}
+
+describe('a burst of changes', () => {
+  it('is told every two seconds while it goes on, and once more when it is over', async () => {
+    const dir = tempDir();
+    const { watching, changes } = await watchInTest({ modelsDirs: [dir] });
+    const began = performance.now();
+    const toldAt: number[] = [];
+    const writing = writeWithoutPause(join(dir, 'big.gguf.part'), 7);
+    const before = performance.eventLoopUtilization();
+    const state = { isWriting: true };
+    void writing.then(() => (state.isWriting = false));
+    while (state.isWriting) {
+      while (toldAt.length < changes.length) toldAt.push(performance.now() - began);
+      await delay(5);
+    }
+    const ended = performance.now() - began;
+    const { utilization } = performance.eventLoopUtilization(before);
+    const during = changes.length;
+    await eventually('the end is told', () => changes.length > during);
+    await delay(2_500);
+
+    expect(changes.length - during).toBeLessThanOrEqual(2);
+    expect(toldAt.length).toBeGreaterThanOrEqual(2);
+    for (const [index, time] of [...toldAt, ended].entries()) {
+      const gap = time - (toldAt[index - 1] ?? 0);
+      expect(gap, `told at ${toldAt.join(', ')}, ended at ${ended}`).toBeLessThan(3_500);
+    }
+    for (const [index, time] of toldAt.entries()) {
+      if (index > 0) expect(time - (toldAt[index - 1] ?? 0)).toBeGreaterThan(1_000);
+    }
+    // chokidar alone keeps the event loop busy all the time.
+    expect(utilization).toBeLessThan(0.5);
+    await watching.close();
+  });
+
+  it('in the models does not delay the word of a presets file, nor hide it', async () => {
+    const dir = tempDir();
+    const file = writeFile(join(tempDir(), 'presets.ini'), '[a]');
+    const { changes } = await watchInTest({ modelsDirs: [dir], files: [file] });
+    const writing = writeWithoutPause(join(dir, 'big.gguf.part'), 4);
+    await eventually('the burst is told', () => changes.length > 0);
+    for (const text of ['[b]', '[c]']) {
+      const told = changes.length;
+      writeFileSync(file, text);
+      await eventually(
+        `the edit ${text} is told`,
+        () => changes.slice(told).some(({ files }) => files.has(file)),
+        {
+          deadlineMs: 1_500,
+        },
+      );
+    }
+    expect(changes.filter(({ files, catalog }) => files.size > 0 && !catalog)).toHaveLength(2);
+    await writing;
+  });
+});
+
+/** Another process that makes repositories of six directories each, a few milliseconds apart. */
+function makeRepositories(cache: string, count: number): Promise<number | null> {
+  const script = `
+    import { mkdirSync } from 'node:fs';
+    import { setTimeout as delay } from 'node:timers/promises';
+    for (let number = 0; number < ${count}; number++) {
+      for (const part of ['blobs', 'refs', 'snapshots/${COMMIT}/sub']) {
+        mkdirSync(process.argv[1] + '/models--user--repo-' + number + '/' + part, { recursive: true });
+        await delay(Math.random() * 15);
+      }
+    }`;
+  const maker = spawn(process.execPath, ['--input-type=module', '-e', script, cache]);
+  atEndOfTest(() => {
+    maker.kill('SIGKILL');
+  });
+  return new Promise((resolve) => maker.once('exit', resolve));
+}
+
+describe('directories that appear while the watcher is at work', () => {
+  it('are all watched in the end', async () => {
+    const cache = tempDir();
+    const before = inotifyWatches();
+    await watchInTest({ hubCaches: [cache] });
+    expect(await makeRepositories(cache, 200)).toBe(0);
+    await eventually('all are watched', () => {
+      expect(inotifyWatches() - before).toBe(1 + 200 * 6);
+      return true;
+    });
+  });
+});
+
+describe('thousands of models', () => {
+  it.each([
+    { count: 10_000, in: 'one', path: (n: number) => `model-${n}.gguf`, watches: 1 },
+    { count: 1_000, in: 'their own', path: (n: number) => `model-${n}/a.gguf`, watches: 1_001 },
+  ])('take one watch per directory: $count files, directory: $in', async ({ count, path, watches }) => {
+    const dir = tempDir();
+    for (let number = 0; number < count; number += 1) writeFile(join(dir, path(number)), '');
+    const before = inotifyWatches();
+    const { tellsOfCatalog } = await watchInTest({ modelsDirs: [dir] });
+    expect(inotifyWatches() - before).toBe(watches);
+    await tellsOfCatalog('growth of one', () => appendFileSync(join(dir, path(count / 2)), 'more'));
+    await tellsOfCatalog('one more', () => writeFile(join(dir, path(count))));
+    await tellsOfCatalog('growth of that', () => appendFileSync(join(dir, path(count)), 'more'));
+  });
+});
+
+describe('closing', () => {
+  it('leaves no watch, whenever it happens', async () => {
+    const cache = tempDir();
+    for (let number = 0; number < 40; number += 1) writeRepo(cache, `user/repo-${number}`, ['m-Q4_0.gguf']);
+    const file = writeFile(join(cache, 'presets.ini'));
+    const before = inotifyWatches();
+    const late: string[] = [];
+    for (let pauseMs = 0; pauseMs < 60; pauseMs += 3) {
+      const closed: string[] = [];
+      const watching = startWatching(
+        { hubCaches: [cache], flatCaches: [], modelsDirs: [], files: [file] },
+        { onChange: () => late.push(...closed), onNotice: () => undefined },
+      );
+      if (pauseMs > 0) await delay(pauseMs);
+      appendFileSync(file, 'x');
+      writeFile(join(cache, 'models--user--repo-1', 'blobs', `blob-${pauseMs}`));
+      await delay(pauseMs);
+      await watching.close();
+      closed.push('told after it was closed');
+      expect(inotifyWatches()).toBe(before);
+      await watching.ready;
+      await watching.close();
+    }
+    expect(late).toEqual([]);
+  });
+});
