@@ -18,7 +18,7 @@ import { OrphanGuard } from './instance/orphan-guard.js';
 import { parentDeathPrefix } from './instance/parent-death.js';
 import { runInPlace } from './instance/run-in-place.js';
 import { readNativeConfig } from './models/native-config.js';
-import { findRemotePreset, type RemotePreset } from './models/remote-preset.js';
+import { findRemotePreset, type RemotePreset } from './models/presets/remote-preset.js';
 import { createLog, type Logger } from './observe/log.js';
 import { Supervisor } from './supervisor.js';
 

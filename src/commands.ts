@@ -7,7 +7,7 @@ import { inheritedSource } from './config/setting-source.js';
 import { ROUTER_ROWS } from './config/settings.js';
 import type { OptionTable } from './config/option-table.js';
 import { parentDeathPrefix } from './instance/parent-death.js';
-import { checkPreset, renderReport } from './models/check-preset.js';
+import { checkPreset, renderReport } from './models/presets/check-preset.js';
 import { readNativeConfig } from './models/native-config.js';
 
 /** Exit codes of `config check`, as those of other checkers: a program can tell a bad file from a check that failed. */

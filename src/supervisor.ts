@@ -23,7 +23,7 @@ import { OrphanGuard } from './instance/orphan-guard.js';
 import { modelArgs, modelPreset } from './models/argv.js';
 import type { Catalog } from './models/catalog.js';
 import type { CatalogDiff } from './models/catalog-diff.js';
-import { FactsStore } from './models/facts-store.js';
+import { FactsStore } from './models/gguf/facts-store.js';
 import { LiveCatalog } from './models/live-catalog.js';
 import type { Model } from './models/model.js';
 import { sameLaunch } from './models/same-launch.js';

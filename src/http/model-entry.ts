@@ -1,4 +1,4 @@
-import type { ModelFacts } from '../models/gguf-facts.js';
+import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
 import type { ModelStatus } from '../scheduler/scheduler.js';
 

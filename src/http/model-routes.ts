@@ -1,7 +1,7 @@
 import type { Context } from 'hono';
 import { RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
-import type { ModelFacts } from '../models/gguf-facts.js';
+import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
 import type { Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';

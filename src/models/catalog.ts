@@ -2,16 +2,16 @@ import { isTruthy, type Option, type OptionTable, type OptionValues } from '../c
 import { withoutKeys } from '../config/render-options.js';
 import { settleAliases } from './aliases.js';
 import { compareBytewise } from './bytewise.js';
-import type { FlatCache } from './flat-cache.js';
-import type { FlatModel } from './flat-models.js';
-import type { HubCache } from './hub-cache.js';
+import type { FlatCache } from './disk/flat-cache.js';
+import type { FlatModel } from './disk/flat-models.js';
+import type { HubCache } from './disk/hub-cache.js';
 import type { Model, ModelSource } from './model.js';
 import { originOf } from './model-origin.js';
-import type { ModelsDir } from './models-dir.js';
+import type { ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
-import type { Preset, PresetSection } from './preset-file.js';
-import { RESERVED_IN_PRESETS } from './reserved-keys.js';
-import { stopTimeoutMs } from './stop-timeout.js';
+import type { Preset, PresetSection } from './presets/preset-file.js';
+import { RESERVED_IN_PRESETS } from './presets/reserved-keys.js';
+import { stopTimeoutMs } from './presets/stop-timeout.js';
 
 /** Everything a catalog is made of. */
 export interface CatalogSources {

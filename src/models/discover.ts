@@ -1,15 +1,15 @@
 import { userInfo } from 'node:os';
 import type { OptionTable, OptionValues } from '../config/option-table.js';
 import { buildCatalog, createCatalog, type Catalog } from './catalog.js';
-import { failureCode } from './directory.js';
-import { flatCacheDirectories, scanFlatCache, type FlatCache } from './flat-cache.js';
-import { GgufChecks, type GgufCheck } from './gguf-file.js';
-import { HubCache, hubCacheDirectory, scanHubCache } from './hub-cache.js';
-import { keepLastGood, unreadablePreset } from './last-good-preset.js';
+import { failureCode } from './disk/directory.js';
+import { flatCacheDirectories, scanFlatCache, type FlatCache } from './disk/flat-cache.js';
+import { GgufChecks, type GgufCheck } from './gguf/gguf-file.js';
+import { HubCache, hubCacheDirectory, scanHubCache } from './disk/hub-cache.js';
+import { keepLastGood, unreadablePreset } from './presets/last-good-preset.js';
 import type { Model } from './model.js';
-import { scanModelsDir, type ModelsDir } from './models-dir.js';
+import { scanModelsDir, type ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
-import { mergePresets, readPreset, type Preset } from './preset-file.js';
+import { mergePresets, readPreset, type Preset } from './presets/preset-file.js';
 
 export interface DiscoveryOptions {
   /** Says where the caches are. */

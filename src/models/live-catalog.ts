@@ -1,8 +1,8 @@
 import { createCatalog, type Catalog } from './catalog.js';
 import { diffCatalogs, type CatalogDiff } from './catalog-diff.js';
 import { Discovery, type DiscoveryOptions } from './discover.js';
-import type { FactsReport, FactsStore, ModelFiles } from './facts-store.js';
-import type { ModelFacts } from './gguf-facts.js';
+import type { FactsReport, FactsStore, ModelFiles } from './gguf/facts-store.js';
+import type { ModelFacts } from './gguf/gguf-facts.js';
 import type { Model } from './model.js';
 
 export interface LiveCatalogOptions extends DiscoveryOptions {

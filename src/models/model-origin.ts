@@ -1,5 +1,5 @@
 import { isFalsey, type Option, type OptionValues } from '../config/option-table.js';
-import type { HubCache } from './hub-cache.js';
+import type { HubCache } from './disk/hub-cache.js';
 import type { OptionReader } from './option-reader.js';
 
 /** Options of which a child needs one that is not empty, or it would start as a router itself. */

@@ -3,8 +3,8 @@ import { join } from 'node:path';
 import { isTruthy, type Option, type OptionTable } from '../config/option-table.js';
 import { NO_CONFIG, type NativeConfig, type Source } from '../config/setting-source.js';
 import { compareBytewise } from './bytewise.js';
-import { failureCode } from './directory.js';
-import { readPresetLines, type PresetEntry } from './preset-lines.js';
+import { failureCode } from './disk/directory.js';
+import { readPresetLines, type PresetEntry } from './presets/preset-lines.js';
 
 /** Of both sections the later one wins; all others belong to nobody here. */
 const SECTIONS = ['*', 'default'];

@@ -3,7 +3,7 @@ import { lstat } from 'node:fs/promises';
 import { dirname, sep } from 'node:path';
 import { FSWatcher } from 'chokidar';
 import { boundedMap } from './bounded-map.js';
-import { failureCode } from './directory.js';
+import { failureCode } from './disk/directory.js';
 import { changedTargets, stateOf, statesOf, type WatchScope } from './watch-scope.js';
 
 export interface TrapOptions {
@@ -92,7 +92,7 @@ export async function setTrap(scope: WatchScope, { usePolling, signal }: TrapOpt
   };
   const setUp = async (): Promise<void> => {
     await addRoots(watcher, scope.roots, problems);
-    void lookAtDirectories;
+    await lookAtDirectories();
     await lookAtTargets();
   };
 

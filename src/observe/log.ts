@@ -59,7 +59,7 @@ async function asTextOn(
 }
 
 /** A file can be named so that its name ends the line or commands the terminal that shows it. */
-const controls = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
+const controls = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
 
 /** The record with such characters written as escapes; a stack keeps its lines. */
 function withoutControls(value: unknown, key = ''): unknown {

@@ -11,12 +11,12 @@ import {
   type DownloadProgress,
 } from '../../src/instance/download-worker.js';
 import { OrphanGuard } from '../../src/instance/orphan-guard.js';
-import { readPreset } from '../../src/models/preset-file.js';
+import { readPreset } from '../../src/models/presets/preset-file.js';
 import {
   findRemotePreset,
   type RemotePreset,
   type RemotePresetOptions,
-} from '../../src/models/remote-preset.js';
+} from '../../src/models/presets/remote-preset.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
 import { runMarker } from '../helpers/processes.js';

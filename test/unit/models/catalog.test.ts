@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { modelArgs, modelPreset } from '../../../src/models/argv.js';
 import { buildCatalog, type Catalog } from '../../../src/models/catalog.js';
-import { HubCache } from '../../../src/models/hub-cache.js';
-import type { LocalModel } from '../../../src/models/models-dir.js';
-import { parsePreset } from '../../../src/models/preset-file.js';
+import { HubCache } from '../../../src/models/disk/hub-cache.js';
+import type { LocalModel } from '../../../src/models/disk/models-dir.js';
+import { parsePreset } from '../../../src/models/presets/preset-file.js';
 import { byKey, table, values } from './help-table.js';
 
 interface Sources {

@@ -9,7 +9,7 @@ import fs, {
   writeFileSync,
 } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
@@ -22,17 +22,21 @@ import { inotifyWatches, watchInTest } from './watcher-rig.js';
 
 const repository = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** The part of src that the watcher consists of, as JavaScript that a process of its own can run. */
+/** The watcher and what it imports, as JavaScript that a process of its own can run; gives the script. */
 function compiledWatcher(): string {
   const directory = tempDir();
   writeFileSync(join(directory, 'package.json'), '{"type":"module"}');
   symlinkSync(join(repository, 'node_modules'), join(directory, 'node_modules'));
-  for (const name of ['watcher', 'watch-fallback', 'watch-scope', 'watch-trap', 'bounded-map', 'directory']) {
-    const source = readFileSync(join(repository, 'src/models', `${name}.ts`), 'utf8');
+  const modules = new Set(['watcher.ts']);
+  for (const path of modules) {
+    const source = readFileSync(join(repository, 'src/models', path), 'utf8');
+    for (const [, imported = ''] of source.matchAll(/ from '(\.[^']+)\.js';/g)) {
+      modules.add(`${join(dirname(path), imported)}.ts`);
+    }
     const { outputText } = ts.transpileModule(source, {
       compilerOptions: { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2023 },
     });
-    writeFileSync(join(directory, `${name}.js`), outputText);
+    writeFile(join(directory, path.replace(/ts$/, 'js')), outputText);
   }
   writeFileSync(
     join(directory, 'watch.js'),

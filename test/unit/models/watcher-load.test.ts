@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process';
-import { appendFileSync, writeFileSync } from 'node:fs';
+import fs, { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { startWatching } from '../../../src/models/watcher.js';
 import { atEndOfTest } from '../../helpers/cleanup.js';
 import { eventually } from '../../helpers/eventually.js';
@@ -100,6 +101,26 @@ function makeRepositories(cache: string, count: number): Promise<number | null> 
 }
 
 describe('directories that appear while the watcher is at work', () => {
+  it('are watched if they do so when their parent has been read and is not watched yet', async () => {
+    const cache = tempDir();
+    const snapshots = join(cache, 'models--user--repo', 'snapshots');
+    mkdirSync(snapshots, { recursive: true });
+    const before = inotifyWatches();
+    const realWatch = fs.watch;
+    const spy = vi.spyOn(fs, 'watch').mockImplementation(((path: string, ...rest: never[]) => {
+      if (path === snapshots) mkdirSync(join(snapshots, COMMIT), { recursive: true });
+      return realWatch(path, ...rest);
+    }) as typeof fs.watch);
+    // chokidar has imported the function by name.
+    syncBuiltinESMExports();
+    atEndOfTest(() => {
+      spy.mockRestore();
+      syncBuiltinESMExports();
+    });
+    await watchInTest({ hubCaches: [cache] });
+    await eventually('the snapshot is watched', () => inotifyWatches() - before === 4);
+  });
+
   it('are all watched in the end', async () => {
     const cache = tempDir();
     const before = inotifyWatches();

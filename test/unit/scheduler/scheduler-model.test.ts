@@ -32,12 +32,10 @@ const form: fc.Arbitrary<Form> = fc.constantFrom(
   broken,
 );
 
-function forEachModel<T>(value: T): Record<string, T> {
-  return Object.fromEntries(models.map((model) => [model, value]));
-}
-
 /** What a new catalog says of some models; of none when something else has changed. */
-const forms: fc.Arbitrary<Record<string, Form>> = fc.record(forEachModel(form), { requiredKeys: [] });
+const forms: fc.Arbitrary<Readonly<Record<string, Form>>> = fc
+  .subarray(models)
+  .chain((some) => fc.record(Object.fromEntries(some.map((model) => [model, form]))));
 
 type Step = fc.AsyncCommand<SchedulerBooks, SchedulerBooks>;
 
@@ -205,12 +203,23 @@ const steps: fc.Arbitrary<Step>[] = [
     ),
     2,
   ),
+  fc.constant(
+    step(
+      'catalog drops what loads and changes what is up',
+      () => true,
+      (books) =>
+        books.publish({
+          ...Object.fromEntries(books.loading.map(({ modelId }) => [modelId, gone])),
+          ...Object.fromEntries(books.up.map(({ modelId }) => [modelId, 'third form'])),
+        }),
+    ),
+  ),
   ...often(
     fc.constant(
       step(
         'all that the catalog has changed is taken back',
         () => true,
-        (books) => books.publish(forEachModel(firstForm)),
+        (books) => books.publish(Object.fromEntries(models.map((model) => [model, firstForm]))),
       ),
     ),
     2,
