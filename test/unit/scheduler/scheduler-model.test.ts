@@ -203,17 +203,6 @@ const steps: fc.Arbitrary<Step>[] = [
     ),
     2,
   ),
-  fc.constant(
-    step(
-      'catalog drops what loads and changes what is up',
-      () => true,
-      (books) =>
-        books.publish({
-          ...Object.fromEntries(books.loading.map(({ modelId }) => [modelId, gone])),
-          ...Object.fromEntries(books.up.map(({ modelId }) => [modelId, 'third form'])),
-        }),
-    ),
-  ),
   ...often(
     fc.constant(
       step(

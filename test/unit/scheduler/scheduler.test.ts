@@ -657,6 +657,17 @@ describe('explicit unloads', () => {
     expect(rig.launches).toEqual(['draining', 'idle', 'next']);
   });
 
+  it('of a model that was held for one that starves have another held at once', async () => {
+    const rig = new Rig({ modelsMax: 2, fairAfterMs: 1_000 });
+    await rig.askAndLoad('a');
+    await rig.askAndLoad('b');
+    await rig.ask('starving');
+    await passes(1_000);
+    expect((await rig.ask('b')).holdsLease).toBe(true);
+    rig.scheduler.unload('a');
+    expect((await rig.ask('b')).isWaiting).toBe(true);
+  });
+
   it('do not cost an idle model its slot when the same model is wanted again', async () => {
     const rig = new Rig({ modelsMax: 2 });
     await rig.askAndLoad('draining');
@@ -891,6 +902,33 @@ describe('a new catalog', () => {
     expect(load.loaded).toBe(true);
     streaming.finish();
     expect(rig.scheduler.inFlight).toBe(0);
+  });
+
+  it('starts a model for an explicit load when its change is taken back too late, the old form stopping already', async () => {
+    const rig = new Rig();
+    const streaming = await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    const load = await rig.ask('a', 'load');
+    streaming.finish();
+    rig.publish({ a: firstForm });
+    await settled();
+    expect(load.isWaiting).toBe(true);
+    rig.instance('a').exits();
+    rig.instance('a').spawns();
+    await settled();
+    expect(load.loaded).toBe(true);
+    expect(rig.launches).toEqual(['a', 'a']);
+  });
+
+  it('does not take back an unload with the change', async () => {
+    const rig = new Rig();
+    const streaming = await rig.askAndLoad('a');
+    rig.publish({ a: 'second form' });
+    rig.scheduler.unload('a');
+    rig.publish({ a: firstForm });
+    expect((await rig.ask('a')).isWaiting).toBe(true);
+    streaming.finish();
+    expect(rig.instance('a').stopReason).toBe('unloaded');
   });
 
   it('admits nobody to an old form while the many changes of one catalog are carried out', async () => {

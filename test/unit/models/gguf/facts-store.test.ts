@@ -48,7 +48,7 @@ writeFileSync(
   oddWorker,
   `import { appendFileSync } from 'node:fs';
   import { parentPort } from 'node:worker_threads';
-  import { lookAtFile } from '../gguf-look.js';
+  import { lookAtFile } from './gguf-look.js';
   appendFileSync(${JSON.stringify(started)}, 'x');
   parentPort.on('message', (path) => {
     if (path.includes('hang')) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);
