@@ -27,7 +27,7 @@ import { FactsStore } from './models/gguf/facts-store.js';
 import { LiveCatalog } from './models/live-catalog.js';
 import type { Model } from './models/model.js';
 import { sameLaunch } from './models/same-launch.js';
-import { startWatching, type Watching } from './models/watcher.js';
+import { startWatching, type Watching } from './models/watching/watcher.js';
 import { Counters } from './observe/counters.js';
 import { logEvents } from './observe/log-events.js';
 import type { Logger } from './observe/log.js';
@@ -283,16 +283,22 @@ function followDisk(parts: {
     modelsDirs,
     files: apiKeyFile === undefined ? presetFiles : [...presetFiles, apiKeyFile],
   };
-  return startWatching(targets, {
+  const reload = (): void => {
+    catalog.reload().catch((error: unknown) => log.error({ err: error }, 'looking for models failed'));
+  };
+  const watching = startWatching(targets, {
     usePolling: watchPolling,
     onNotice: (text) => log.warn(text),
     onChange: (changes) => {
       if (apiKeyFile !== undefined && changes.files.has(apiKeyFile)) keys.reload();
       if (changes.catalog || presetFiles.some((file) => changes.files.has(file))) {
-        catalog.reload().catch((error: unknown) => log.error({ err: error }, 'looking for models failed'));
+        reload();
       }
     },
   });
+  // What has changed between the first scan and this moment nobody tells.
+  watching.ready.then(reload, () => undefined);
+  return watching;
 }
 
 function followCatalog(diff: CatalogDiff, scheduler: Scheduler, events: EventBus): void {

@@ -2,8 +2,8 @@ import type { Stats } from 'node:fs';
 import { lstat } from 'node:fs/promises';
 import { dirname, sep } from 'node:path';
 import { FSWatcher } from 'chokidar';
-import { boundedMap } from './bounded-map.js';
-import { failureCode } from './disk/directory.js';
+import { boundedMap } from '../bounded-map.js';
+import { failureCode } from '../disk/directory.js';
 import { changedTargets, stateOf, statesOf, type WatchScope } from './watch-scope.js';
 
 export interface TrapOptions {

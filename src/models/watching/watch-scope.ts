@@ -1,8 +1,8 @@
 import type { Stats } from 'node:fs';
 import { realpath, stat } from 'node:fs/promises';
 import { relative, resolve, sep } from 'node:path';
-import { boundedMap } from './bounded-map.js';
-import { failureCode } from './disk/directory.js';
+import { boundedMap } from '../bounded-map.js';
+import { failureCode } from '../disk/directory.js';
 
 /** What is to be watched; relative paths are relative to the working directory. None of it has to exist. */
 export interface WatchTargets {

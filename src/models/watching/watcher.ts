@@ -1,5 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import { failureCode } from './disk/directory.js';
+import { failureCode } from '../disk/directory.js';
 import { changedTargets, findFiles, findTrees, type WatchScope, type WatchTargets } from './watch-scope.js';
 import { TrapSetter } from './watch-fallback.js';
 import { comesWithin } from './watch-trap.js';

@@ -6,9 +6,9 @@ import {
   type WatchChanges,
   type Watching,
   type WatchTargets,
-} from '../../../src/models/watcher.js';
-import { atEndOfTest } from '../../helpers/cleanup.js';
-import { eventually, withDeadline } from '../../helpers/eventually.js';
+} from '../../../../src/models/watching/watcher.js';
+import { atEndOfTest } from '../../../helpers/cleanup.js';
+import { eventually, withDeadline } from '../../../helpers/eventually.js';
 
 /** How long "nothing is told" is waited for: three times as long as a change takes to be told. */
 const NOTHING_MS = 1_500;

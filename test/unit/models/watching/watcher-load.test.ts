@@ -4,11 +4,11 @@ import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { describe, expect, it, vi } from 'vitest';
-import { startWatching } from '../../../src/models/watcher.js';
-import { atEndOfTest } from '../../helpers/cleanup.js';
-import { eventually } from '../../helpers/eventually.js';
-import { tempDir } from '../../helpers/temp-dir.js';
-import { COMMIT, writeFile, writeRepo } from './tree.js';
+import { startWatching } from '../../../../src/models/watching/watcher.js';
+import { atEndOfTest } from '../../../helpers/cleanup.js';
+import { eventually } from '../../../helpers/eventually.js';
+import { tempDir } from '../../../helpers/temp-dir.js';
+import { COMMIT, writeFile, writeRepo } from '../tree.js';
 import { inotifyWatches, watchInTest } from './watcher-rig.js';
 
 /** Another process that writes to `file` without a pause for `seconds`. */

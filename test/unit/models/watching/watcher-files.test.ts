@@ -12,8 +12,8 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { tempDir } from '../../helpers/temp-dir.js';
-import { writeFile } from './tree.js';
+import { tempDir } from '../../../helpers/temp-dir.js';
+import { writeFile } from '../tree.js';
 import { watchInTest } from './watcher-rig.js';
 
 /** The ways in which editors and tools save a file. */

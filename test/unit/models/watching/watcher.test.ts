@@ -10,8 +10,8 @@ import {
 } from 'node:fs';
 import { join, relative } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { tempDir } from '../../helpers/temp-dir.js';
-import { COMMIT, writeFile, writeLink, writeRepo } from './tree.js';
+import { tempDir } from '../../../helpers/temp-dir.js';
+import { COMMIT, writeFile, writeLink, writeRepo } from '../tree.js';
 import { inotifyWatches, watchInTest } from './watcher-rig.js';
 
 describe('a models directory', () => {

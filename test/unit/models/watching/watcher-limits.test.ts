@@ -14,20 +14,20 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { describe, expect, it, vi } from 'vitest';
-import { atEndOfTest } from '../../helpers/cleanup.js';
-import { eventually, withDeadline } from '../../helpers/eventually.js';
-import { tempDir } from '../../helpers/temp-dir.js';
-import { writeFile } from './tree.js';
+import { atEndOfTest } from '../../../helpers/cleanup.js';
+import { eventually, withDeadline } from '../../../helpers/eventually.js';
+import { tempDir } from '../../../helpers/temp-dir.js';
+import { writeFile } from '../tree.js';
 import { inotifyWatches, watchInTest } from './watcher-rig.js';
 
-const repository = fileURLToPath(new URL('../../../', import.meta.url));
+const repository = fileURLToPath(new URL('../../../../', import.meta.url));
 
 /** The watcher and what it imports, as JavaScript that a process of its own can run; gives the script. */
 function compiledWatcher(): string {
   const directory = tempDir();
   writeFileSync(join(directory, 'package.json'), '{"type":"module"}');
   symlinkSync(join(repository, 'node_modules'), join(directory, 'node_modules'));
-  const modules = new Set(['watcher.ts']);
+  const modules = new Set(['watching/watcher.ts']);
   for (const path of modules) {
     const source = readFileSync(join(repository, 'src/models', path), 'utf8');
     for (const [, imported = ''] of source.matchAll(/ from '(\.[^']+)\.js';/g)) {
@@ -41,7 +41,7 @@ function compiledWatcher(): string {
   writeFileSync(
     join(directory, 'watch.js'),
     `import { readdirSync, readFileSync } from 'node:fs';
-    import { startWatching } from './watcher.js';
+    import { startWatching } from './watching/watcher.js';
     const say = (line) => console.log(JSON.stringify(line));
     const [modelsDir, usePolling] = process.argv.slice(2);
     const watching = startWatching(
