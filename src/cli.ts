@@ -1,4 +1,5 @@
 /** The command line: the only file that knows arguments, environment, signals and exit codes. */
+import { isatty } from 'node:tty';
 import { appCommand } from './config/app-command.js';
 import { findLlamaServer, noBinaryMessage, UnusableBinaryError } from './config/binary.js';
 import {
@@ -152,7 +153,7 @@ async function nativeHelp(args: readonly string[], env: NodeJS.ProcessEnv): Prom
   }
 }
 
-/** The first SIGTERM or SIGINT ends everything in order, the second at once. */
+/** The first SIGTERM or SIGINT ends everything in order, the second at once. SIGHUP has the disk looked at. */
 function endOnSignals(supervisor: Supervisor, log: Logger): void {
   let ending = false;
   const onSignal = (signal: NodeJS.Signals): void => {
@@ -174,8 +175,11 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
     );
   };
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
+  const onTerminal = hasTerminal();
   process.on('SIGHUP', () => {
-    supervisor.reload().catch((error: unknown) => log.error({ err: error }, 'reloading failed'));
+    // A terminal that is closed says the same as somebody who wants the files to be read again.
+    if (onTerminal && !hasTerminal()) onSignal('SIGHUP');
+    else supervisor.reload().catch((error: unknown) => log.error({ err: error }, 'reloading failed'));
   });
   const onFatal = (error: unknown): void => {
     log.fatal({ err: error }, 'internal error; ending');
@@ -184,6 +188,11 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
   };
   process.on('uncaughtException', onFatal);
   process.on('unhandledRejection', onFatal);
+}
+
+/** Whether a standard stream is a terminal that is still there. */
+function hasTerminal(): boolean {
+  return [0, 1, 2].some((descriptor) => isatty(descriptor));
 }
 
 /** The last lines say how it ended; a stuck reader of the log must not keep it from ending. */

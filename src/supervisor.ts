@@ -11,7 +11,7 @@ import { asRouterError, type RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
-import { findModel } from './http/find-model.js';
+import { findModel, unknownModel } from './http/find-model.js';
 import { RequestTracer } from './http/request-trace.js';
 import { LiveKeys } from './http/live-keys.js';
 import { routerProps } from './http/router-props.js';
@@ -126,7 +126,7 @@ export class Supervisor {
     const scheduler = new Scheduler(settings, {
       events,
       launch: (id, onChange) => {
-        const model = findModel(catalog.current, id);
+        const model = modelOf(catalog.current, id);
         const spec = {
           modelId: id,
           command: (port: number) => modelArgs(model, binary, server.table, port, env),
@@ -187,7 +187,7 @@ export class Supervisor {
       },
     );
     log.info({ url, models: catalog.current.listed.length }, 'listening');
-    loadAtStart(wantedAtStart(catalog.current, loadFirst), scheduler, settings.modelsMax, log);
+    loadAtStart(wantedAtStart(catalog.current, loadFirst), { catalog, scheduler, settings, log });
 
     // 5. Follow the disk.
     catalog.learn();
@@ -314,10 +314,21 @@ function followCatalog(diff: CatalogDiff, scheduler: Scheduler, events: EventBus
   });
 }
 
+/**
+ * The model of that id, which is no other model's alias by now.
+ *
+ * @throws RouterError model_unknown; model_invalid, with the reason, when the model cannot be served
+ */
+function modelOf(catalog: Catalog, id: string): Model {
+  const model = findModel(catalog, id);
+  if (model.id !== id) throw unknownModel(id);
+  return model;
+}
+
 /** Why a request for the model is refused, whatever runs; undefined when it is served. */
 function refusalOf(catalog: Catalog, id: string): RouterError | undefined {
   try {
-    findModel(catalog, id);
+    modelOf(catalog, id);
     return undefined;
   } catch (error) {
     return asRouterError(error);
@@ -346,23 +357,31 @@ function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string 
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}${apiPrefix}`;
 }
 
-/** Ids of the models to load at the start, in the order in which slots are given to them. */
-function wantedAtStart({ models }: Catalog, first: string | undefined): string[] {
+/** The models to load at the start, in the order in which slots are given to them. */
+function wantedAtStart({ models }: Catalog, first: string | undefined): Model[] {
   const wanted = models.filter(
     ({ id, loadOnStartup, problem }) => (loadOnStartup || id === first) && problem === undefined,
   );
-  return wanted.map(({ id }) => id).sort((a, b) => Number(b === first) - Number(a === first));
+  return wanted.sort((a, b) => Number(b.id === first) - Number(a.id === first));
 }
 
 /** More models than slots would only evict each other: the first of them are loaded. */
-function loadAtStart(wanted: readonly string[], scheduler: Scheduler, modelsMax: number, log: Logger): void {
+function loadAtStart(
+  wanted: readonly Model[],
+  { catalog, scheduler, settings, log }: Pick<Parts, 'catalog' | 'scheduler' | 'settings' | 'log'>,
+): void {
+  const { modelsMax } = settings;
   const loaded = modelsMax === 0 ? wanted : wanted.slice(0, modelsMax);
-  const left = wanted.slice(loaded.length);
+  const left = wanted.slice(loaded.length).map(({ id }) => id);
   if (left.length > 0)
     log.warn({ models: left, modelsMax }, 'not loaded at start-up: --models-max is too small');
-  for (const id of loaded) {
-    scheduler.load(id, new AbortController().signal).catch((error: unknown) => {
-      log.error({ model: id, err: error }, 'could not be loaded at start-up');
+  const load = async (model: Model): Promise<void> => {
+    const problem = await catalog.vet(model);
+    if (problem === undefined) await scheduler.load(model.id, new AbortController().signal);
+  };
+  for (const model of loaded) {
+    load(model).catch((error: unknown) => {
+      log.error({ model: model.id, err: error }, 'could not be loaded at start-up');
     });
   }
 }

@@ -10,9 +10,14 @@ import type { Model } from '../models/model.js';
  */
 export function findModel(catalog: Catalog, name: string, unknown: ErrorCode = 'model_unknown'): Model {
   const model = catalog.resolve(name);
-  if (!model) throw new RouterError(unknown, `model '${name}' not found`, { model: name });
+  if (!model) throw unknownModel(name, unknown);
   if (model.problem !== undefined) throw invalidModel(model.id, model.problem);
   return model;
+}
+
+/** No model has this id or alias. */
+export function unknownModel(name: string, code: ErrorCode = 'model_unknown'): RouterError {
+  return new RouterError(code, `model '${name}' not found`, { model: name });
 }
 
 /** The model is known, and can not be served for this reason. */

@@ -31,13 +31,10 @@ type Destination = ReturnType<typeof pino.destination>;
 /** Never waits for the reader: whoever reads the log must not be able to stop the requests. */
 function standardOutput(): Destination {
   const destination = pino.destination({ fd: 1, sync: false, maxLength: maxUnwrittenBytes, ...batch });
-  process.once('exit', () => {
-    try {
-      destination.flushSync();
-    } catch {
-      // The reader is gone or stuck; there is nobody to tell.
-    }
-  });
+  // pino flushes synchronously when the process exits, which never returns when the reader is gone or stuck. What
+  // ends the process flushes before, and waits only so long.
+  destination.flushSync = () => undefined;
+  process.once('beforeExit', () => destination.flush());
   destination.on('error', () => undefined);
   return destination;
 }
@@ -51,6 +48,8 @@ async function asTextOn(
     colorize: process.stdout.isTTY,
     translateTime: 'SYS:HH:MM:ss.l',
     singleLine: true,
+    // A request's `error` is a record's part like any other; only what is thrown has a stack to show.
+    errorLikeObjectKeys: ['err'],
   });
   return {
     write: (line) => destination.write(pretty(withoutControls(JSON.parse(line)))),
@@ -58,12 +57,14 @@ async function asTextOn(
   };
 }
 
-/** A file can be named so that its name ends the line or commands the terminal that shows it. */
-const controls = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
+/** A file can be named so that its name ends the line, commands the terminal that shows it, or turns its text round. */
+const controls = /[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
+/** The same in a stack, the frames of which keep their lines; the error's message before them holds names, too. */
+const controlsInStack = /(?!\n {4}at )[\p{Cc}\p{Bidi_Control}\u2028\u2029]/gu;
 
-/** The record with such characters written as escapes; a stack keeps its lines. */
+/** The record with such characters written as escapes. */
 function withoutControls(value: unknown, key = ''): unknown {
-  if (typeof value === 'string') return key === 'stack' ? value : value.replace(controls, escape);
+  if (typeof value === 'string') return value.replace(key === 'stack' ? controlsInStack : controls, escape);
   if (Array.isArray(value)) return value.map((item) => withoutControls(item));
   if (typeof value !== 'object' || value === null) return value;
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, withoutControls(item, name)]));

@@ -134,7 +134,8 @@ export class Scheduler {
    * @param signal aborted when the client leaves; it then waits no more, and what nobody waits for is not loaded
    * @param autoload whether a model that is not running is loaded; a running or loading one is waited for anyway
    * @param wake whether one that sleeps is woken; without it and without `autoload` it counts as not loaded
-   * @throws RouterError model_not_loaded, queue_full, queue_timeout, load_failed, client_gone, shutting_down, …
+   * @throws RouterError model_not_loaded, queue_full, queue_timeout, model_changing, load_failed, client_gone,
+   * shutting_down, and the refusal of a model that is not served any more
    */
   async acquire(
     model: string,
@@ -207,7 +208,7 @@ export class Scheduler {
       else if (this.#effects.refusal(model)?.code === 'model_unknown') this.#past.delete(model);
     }
     const all = [...this.#running.values()];
-    // Each stop brings a decision: none may admit to an instance whose turn has not come yet.
+    // All are marked before the first one stops: a stop brings a decision, and that must know which are outdated.
     for (const running of all) this.#review(running);
     for (const running of all) stopIfDrained(running);
     this.#tick();
@@ -279,7 +280,7 @@ export class Scheduler {
   }
 
   #waitInLine(model: string, kind: WaitKind, signal: AbortSignal): Promise<Lease | undefined> {
-    // The catalog may have changed since the request was resolved.
+    // The catalog may have changed since the request's model was looked up.
     const refusal = this.#effects.refusal(model);
     if (refusal) throw refusal;
     const waitersBefore = this.#queue.waitersFor(model);

@@ -1,7 +1,8 @@
+import { isUtf8 } from 'node:buffer';
 import { realpath, stat } from 'node:fs/promises';
 import { failureCode } from '../disk/directory.js';
 
-/** A state of one file, by its real path. */
+/** A state of one file, by its real path, or by that of a link to it where the real one is not UTF-8 (odd-names.ts). */
 export interface FileIdentity {
   readonly path: string;
   readonly sizeBytes: number;
@@ -42,9 +43,10 @@ export class FileIdentities {
 
 async function identify(path: string): Promise<IdentityOutcome> {
   try {
-    const real = await realpath(path);
-    const { size, mtimeMs } = await stat(real);
-    return { kind: 'identity', identity: { path: real, sizeBytes: size, mtimeMs } };
+    const real = await realpath(path, { encoding: 'buffer' });
+    const readable = isUtf8(real) ? real.toString() : path;
+    const { size, mtimeMs } = await stat(readable);
+    return { kind: 'identity', identity: { path: readable, sizeBytes: size, mtimeMs } };
   } catch (error) {
     return { kind: 'failed', code: failureCode(error) };
   }

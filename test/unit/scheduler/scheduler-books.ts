@@ -11,7 +11,7 @@ interface Entry {
   readonly fits: boolean;
   /** Its model was loading or up, and not draining. */
   readonly wasRunning: boolean;
-  /** The instance that was there. */
+  /** The instance of its model that was there. */
   readonly found: FakeInstance | undefined;
   /** Number of launches before it. */
   readonly launchesBefore: number;
@@ -31,9 +31,9 @@ interface Group {
 }
 
 /**
- * The test's own account of a scheduler: who asked, who holds what, what is drained, who came first. It is kept
- * from what the test did and from what requests were told, never from what the scheduler says of itself. `compare`
- * holds the two against each other and states what must be true between any two events.
+ * The test's own account of a scheduler: who asked, who holds what, what is drained or outdated, who came first. It
+ * is kept from what the test did and from what requests were told, never from what the scheduler says of itself.
+ * `compare` holds the two against each other and states what must be true between any two events.
  */
 export class SchedulerBooks {
   readonly #rig: Rig;
@@ -303,8 +303,8 @@ export class SchedulerBooks {
     );
     for (const instance of this.#rig.launched) {
       const { modelId, stopReason, stoppedFrom } = instance;
-      if (stopReason === 'evicted')
-        must(stoppedFrom !== 'loading', `${modelId} is not evicted while it loads`);
+      const wasLoading = stoppedFrom === 'loading';
+      must(stopReason !== 'evicted' || !wasLoading, `${modelId} is not evicted while it loads`);
       if (stopReason === 'evicted' || stopReason === 'changed' || stopReason === 'removed') {
         must(!this.#isBusy(instance), `${modelId} is not ${stopReason} under a request`);
       }
