@@ -144,7 +144,7 @@ export class LiveCatalog {
   }
 
   #note({ version }: Model, file: string, report: FactsReport): void {
-    if (this.#closed) return;
+    if (this.#closed || report.kind === 'unread') return;
     const [problem, transient] =
       report.kind === 'problem' ? [report.problem, report.transient] : [undefined, false];
     const earlier = this.#findings.get(file);

@@ -47,11 +47,7 @@ const LASTING_FAILURES: ReadonlySet<string> = new Set([
   'ELOOP',
   'ENAMETOOLONG',
 ]);
-const CLOSED: FactsReport = {
-  kind: 'problem',
-  problem: 'not read: the supervisor is ending',
-  transient: true,
-};
+const CLOSED: FactsReport = { kind: 'unread', reason: 'the supervisor is ending' };
 
 /** A reading of a model's files that waits for its turn. */
 interface Job {
@@ -113,7 +109,7 @@ export class FactsStore {
     return job.promise;
   }
 
-  /** Ends the reading thread, answers what waits with a problem, and writes the cache. */
+  /** Ends the reading thread, answers what waits with `unread`, and writes the cache. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#reader.close();
@@ -171,6 +167,8 @@ export class FactsStore {
       const look = await this.#look(shard.path);
       if (look.kind === 'failed') {
         const problem = shardProblem(shard, await failureProblem(shard.path, look.code));
+        // Only the system's word is one about the file.
+        if (!/^E[A-Z0-9]+$/.test(look.code)) return { kind: 'unread', reason: problem };
         // Shards are copied one after the other: where one is new, the next may be still to come.
         const transient = !LASTING_FAILURES.has(look.code) || wasWrittenLately(newest);
         return { kind: 'problem', problem, transient };

@@ -27,7 +27,9 @@ export interface ModelFacts {
 export type FactsReport =
   | { readonly kind: 'facts'; readonly facts: ModelFacts }
   /** `problem` is a sentence that names the file at fault; `transient`: it may pass by itself, look again. */
-  | { readonly kind: 'problem'; readonly problem: string; readonly transient: boolean };
+  | { readonly kind: 'problem'; readonly problem: string; readonly transient: boolean }
+  /** It could not be read, and that says nothing against it: storage that is slow or hangs, a reader that failed. */
+  | { readonly kind: 'unread'; readonly reason: string };
 
 /** What is kept of one file's header. */
 export interface HeaderFacts {

@@ -335,15 +335,18 @@ describe('the reading thread', () => {
     ['crash.gguf', 'its reader failed: boom'],
     ['exit.gguf', 'its reader ended'],
     ['greedy.gguf', 'its reader failed: Worker terminated due to reaching memory limit'],
-  ])('that dies of %s is a problem of that file only', async (name, cause) => {
-    const directory = tempDir();
-    const bad = writeModel(join(directory, name));
-    const good = writeModel(join(directory, 'good.gguf'));
-    const store = odd();
-    const reports = await Promise.all([read(store, bad), read(store, good)]);
-    expect(reports).toMatchObject([{ kind: 'problem', transient: true }, { kind: 'facts' }]);
-    expect(problemOf(reports[0])).toContain(`'${bad}' cannot be read: ${cause}`);
-  });
+  ])(
+    'that dies of %s costs the facts of that file alone, and says nothing against it',
+    async (name, cause) => {
+      const directory = tempDir();
+      const bad = writeModel(join(directory, name));
+      const good = writeModel(join(directory, 'good.gguf'));
+      const store = odd();
+      const reports = await Promise.all([read(store, bad), read(store, good)]);
+      const reason: unknown = expect.stringContaining(`'${bad}' cannot be read: ${cause}`);
+      expect(reports).toMatchObject([{ kind: 'unread', reason }, { kind: 'facts' }]);
+    },
+  );
 
   it('that has died of a file is not given it again at once', async () => {
     const file = writeModel(join(tempDir(), 'crash.gguf'));
@@ -361,7 +364,7 @@ describe('the reading thread', () => {
     const store = odd({ fileTimeoutMs: 1_000 });
     const reports = await Promise.all([read(store, bad), read(store, good)]);
     expect(reports).toEqual([
-      { kind: 'problem', problem: `'${bad}' cannot be read: no answer within 1 s`, transient: true },
+      { kind: 'unread', reason: `'${bad}' cannot be read: no answer within 1 s` },
       expect.objectContaining({ kind: 'facts' }),
     ]);
   });
@@ -522,7 +525,7 @@ describe('the end', () => {
     const reads = ['hang', 'a', 'b'].map((name) => read(store, writeModel(join(directory, `${name}.gguf`))));
     await withDeadline('the store to close', store.close(), 5_000);
     reads.push(read(store, join(directory, 'a.gguf')));
-    const ended = { kind: 'problem', problem: 'not read: the supervisor is ending', transient: true };
+    const ended = { kind: 'unread', reason: 'the supervisor is ending' };
     expect(await Promise.all(reads)).toEqual([ended, ended, ended, ended]);
   });
 });

@@ -58,7 +58,7 @@ function reportOn(
 
 function factsOf(...args: Parameters<typeof reportOn>): ModelFacts {
   const report = reportOn(...args);
-  if (report.kind === 'problem') throw new Error(report.problem);
+  if (report.kind !== 'facts') throw new Error(JSON.stringify(report));
   return report.facts;
 }
 
