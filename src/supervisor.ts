@@ -20,7 +20,7 @@ import { readTls } from './http/tls-files.js';
 import { childEnvironment } from './instance/child-environment.js';
 import { Instance } from './instance/instance.js';
 import { OrphanGuard } from './instance/orphan-guard.js';
-import { modelArgs, modelPreset } from './models/argv.js';
+import { modelArgs, modelPreset, withoutSecrets } from './models/argv.js';
 import type { Catalog } from './models/catalog.js';
 import type { CatalogDiff } from './models/catalog-diff.js';
 import { FactsStore } from './models/gguf/facts-store.js';
@@ -341,10 +341,11 @@ function launchDescriber(binary: string, { table }: LlamaServerFacts, env: NodeJ
   return (model: Model, port: number) => {
     let description = cache.get(model);
     if (description?.port !== port) {
+      const shown = withoutSecrets(model);
       description = {
         port,
-        args: modelArgs(model, binary, table, port, env),
-        preset: modelPreset(model, table),
+        args: modelArgs(shown, binary, table, port, env),
+        preset: modelPreset(shown, table),
       };
       cache.set(model, description);
     }

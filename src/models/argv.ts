@@ -37,6 +37,17 @@ export function modelPreset(model: Model, table: OptionTable): string {
   return renderPreset(model.id, withoutKeys(model.options, new Set([tags])));
 }
 
+/** Of no use to whoever may ask for a model, and the key to everything its owner has on the hub. */
+const SECRET_KEYS: ReadonlySet<string> = new Set(['hf-token']);
+
+/** The model with `***` for the values that no list may show. */
+export function withoutSecrets(model: Model): Model {
+  const options = [...model.options].map(
+    ([option, text]) => [option, SECRET_KEYS.has(option.key) ? '***' : text] as const,
+  );
+  return { ...model, options: new Map(options) };
+}
+
 /** An option without which a binary can not be a child; throws if it has none of that name. */
 function optionNamed(table: OptionTable, name: string): Option {
   const spelling = table.findKey(name);

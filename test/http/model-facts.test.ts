@@ -1,17 +1,35 @@
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, openSync, readFileSync, statSync, symlinkSync, utimesSync, writeFileSync, writeSync, closeSync } from 'node:fs';
+import {
+  chmodSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  statSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+  closeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { eventually } from '../helpers/eventually.js';
-import { newJournal, type Journal } from '../helpers/journal.js';
+import { newJournal } from '../helpers/journal.js';
 import { counting, endless, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { jsonPost, rawRequest } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
 import { chat, modelEntry } from '../helpers/supervisor-client.js';
 import { startSupervisor, type SupervisorProcess } from '../helpers/supervisor-process.js';
 import { tempDir } from '../helpers/temp-dir.js';
-import { boolPair, ggufWith, LONG_AGO, stringPair, writeSparse } from '../unit/models/gguf-header.js';
-import { jsonIn, wireError, type ListEntry } from './serve-fakes.js';
+import {
+  arrayPair,
+  boolPair,
+  ggufWith,
+  LONG_AGO,
+  stringPair,
+  writeSparse,
+} from '../unit/models/gguf-header.js';
+import { echoIn, jsonIn, wireError, type ListEntry } from './serve-fakes.js';
 
 interface Listed extends ListEntry {
   facts?: Record<string, unknown>;
@@ -133,6 +151,26 @@ describe('the list of models', () => {
     expect((await entry(url, 'model')).facts).toEqual(facts);
   });
 
+  it('answers at once while headers are still read, and a model that is asked for does not wait for its turn', async () => {
+    const dir = await writeModels({ 'z-good': sayingItsName('z-good') });
+    // A vocabulary of empty words, which are eight zeros each: the file is a hole, and still has to be walked through.
+    const emptyWords = 24_000_000;
+    const words = arrayPair('tokenizer.ggml.tokens', 8, emptyWords, Buffer.alloc(0));
+    const header = ggufWith({ pairs: [stringPair('general.architecture', 'llama'), words] });
+    const slow = ['a', 'b', 'c', 'd', 'e', 'f'].map((id) => `slow-${id}`);
+    for (const id of slow) {
+      writeSparse(join(dir, `${id}.gguf`), header, { sizeBytes: header.length + 8 * emptyWords });
+    }
+    const { url } = await startSupervisor({ args: ['--models-dir', dir] });
+    const used = await rawRequest(`${url}/infill`, jsonPost({ model: 'z-good' }));
+    expect(used.status).toBe(200);
+    const entries = await list(url);
+    expect(entries.map(({ id }) => id)).toEqual([...slow, 'z-good']);
+    const known = entries.filter(({ facts }) => facts !== undefined).map(({ id }) => id);
+    expect(known).toContain('z-good');
+    expect(known.length).toBeLessThan(slow.length);
+  });
+
   it('says what a model can be given, by the projector beside it', async () => {
     const dir = await writeModels({
       'all/weights': counting(1),
@@ -194,7 +232,7 @@ const broken: Readonly<Record<string, Broken>> = {
   empty: { make: (path) => writeFileSync(path, ''), reason: /is empty$/ },
   truncated: {
     make: (path, whole) => writeSparse(path, whole.subarray(0, whole.length / 2)),
-    reason: /holds 434\.\d kB of 868\.\d kB: the file is truncated; copy or download it again$/,
+    reason: /holds \d+\.\d kB of \d+\.\d kB: the file is truncated; copy or download it again$/,
   },
   'truncated-in-its-header': {
     make: (path, whole) => writeSparse(path, whole.subarray(0, 1000)),
@@ -204,16 +242,13 @@ const broken: Readonly<Record<string, Broken>> = {
     make: (path, whole) => writeSparse(path, whole.subarray(0, -1)),
     reason: /holds \d+ bytes of \d+ bytes: the file is truncated/,
   },
-  'still-being-written': {
-    make: (path, whole) => writeFileSync(path, whole.subarray(0, whole.length / 2)),
-    reason: /is still being written: 434\.\d kB of 868\.\d kB so far$/,
-  },
   archive: {
     make: (path) => writeFileSync(path, 'PK\u0003\u0004, a zip file'),
     reason: /is not a GGUF file \(starts with 0x504b0304\)$/,
   },
   'git-lfs-pointer': {
-    make: (path) => writeFileSync(path, 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n'),
+    make: (path) =>
+      writeFileSync(path, 'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n'),
     reason: /is a Git LFS pointer, not a GGUF file/,
   },
   adapter: {
@@ -247,14 +282,93 @@ function ofType(type: string): Buffer {
   return ggufWith({ pairs: [stringPair('general.type', type), stringPair('general.architecture', 'llama')] });
 }
 
-/** A supervisor with room for one model, which is loaded. */
-async function serveBeside(
-  args: string[],
-): Promise<{ supervisor: SupervisorProcess; journal: Journal; pid: number | undefined }> {
+describe('a file that is no model', () => {
   const journal = newJournal();
-  const good = await writeModels({ good: sayingItsName('good') });
-  const presets = join(tempDir(), 'good.ini');
-  writeFileSync(presets, `[good]\nmodel = ${join(good, 'good.gguf')}\n`);
-  const supervisor = await startSupervisor({ args: [...args, '--models-max', '1'], env: journal.env });
-  return { supervisor, journal, pid: undefined };
-}
+  let dir: string;
+  let supervisor: SupervisorProcess;
+  let url: string;
+  let goodPid: number;
+  beforeAll(async () => {
+    dir = await writeModels({ good: sayingItsName('good'), whole: sayingItsName('whole') });
+    const whole = readFileSync(join(dir, 'whole.gguf'));
+    for (const [name, { make }] of Object.entries(broken)) make(join(dir, `${name}.gguf`), whole);
+    const presets = join(tempDir(), 'presets.ini');
+    writeFileSync(presets, `[fifo-of-a-section]\nmodel = ${dir}/fifo-of-a-section.gguf\n`);
+    supervisor = await startSupervisor({
+      args: ['--models-dir', dir, '--models-preset', presets, '--models-max', '1'],
+      env: journal.env,
+    });
+    ({ url } = supervisor);
+    const used = await rawRequest(`${url}/infill`, jsonPost({ model: 'good' }));
+    goodPid = echoIn(used).pid;
+  });
+
+  it.each(Object.entries(broken))(
+    '(%s) is listed as failed with the reason, refused with it, and costs no other its place',
+    async (id, { reason }) => {
+      const { status } = await eventually('it is listed as failed', async () => {
+        const found = await entry(url, id);
+        return found.status.failed === true && found;
+      });
+      expect(status).toMatchObject({ value: 'unloaded', error: { reason: 'model_invalid' } });
+      const message = status.error?.message ?? '';
+      expect(message).toMatch(reason);
+      expect(message).toContain(`'${join(dir, `${id}.gguf`)}'`);
+
+      for (const path of ['/infill', '/v1/chat/completions', '/models/load']) {
+        const error = wireError(
+          await rawRequest(url + path, jsonPost({ model: id })),
+          503,
+          'unavailable_error',
+        );
+        expect(error).toMatchObject({ reason: 'model_invalid', model: id });
+        expect(error.message).toContain(message);
+      }
+      const query = `model=${id}&autoload=true`;
+      wireError(await rawRequest(`${url}/props?${query}`), 503, 'unavailable_error');
+
+      expect((await entry(url, 'good')).pid).toBe(goodPid);
+      expect(journal.of('start').map(({ alias }) => alias)).toEqual(['good']);
+    },
+  );
+
+  it('has no facts', async () => {
+    const withFacts = (await list(url)).filter(({ facts }) => facts !== undefined).map(({ id }) => id);
+    expect(withFacts).toEqual(['good', 'whole']);
+  });
+
+  it('is told of once in the log, however often it was asked for, and never loaded', async () => {
+    await supervisor.stop();
+    const about = (msg: string) =>
+      supervisor
+        .log()
+        .filter((line) => line.msg === msg)
+        .map((line) => line['model']);
+    expect(about('model.loading')).toEqual(['good']);
+    expect(about('model cannot be served').toSorted()).toEqual(Object.keys(broken).toSorted());
+  });
+});
+
+it.skipIf(process.getuid?.() === 0 || process.platform === 'win32')(
+  'a file that may not be read is failed with the reason (skipped for root, who may read everything)',
+  async () => {
+    const dir = await writeModels({ locked: sayingItsName('locked') });
+    chmodSync(join(dir, 'locked.gguf'), 0);
+    const { url } = await startSupervisor({ args: ['--models-dir', dir] });
+    const { status } = await entry(url, 'locked');
+    expect(status).toMatchObject({ failed: true, error: { reason: 'model_invalid' } });
+    expect(status.error?.message).toMatch(/locked\.gguf' cannot be read: EACCES$/);
+    const refused = await rawRequest(`${url}/infill`, jsonPost({ model: 'locked' }));
+    expect(wireError(refused, 503, 'unavailable_error').message).toContain('EACCES');
+  },
+);
+
+it('companions of models are not listed as models when their names tell what they are', async () => {
+  const dir = await writeModels({ model: sayingItsName('model') });
+  writeFileSync(join(dir, 'mmproj-F16.gguf'), projector({ vision: true, audio: false }));
+  writeFileSync(join(dir, 'model.imatrix.gguf'), ofType('imatrix'));
+  mkdirSync(join(dir, 'projector-alone'));
+  writeFileSync(join(dir, 'projector-alone', 'mmproj-F16.gguf'), projector({ vision: true, audio: false }));
+  const { url } = await startSupervisor({ args: ['--models-dir', dir] });
+  expect((await list(url)).map(({ id }) => id)).toEqual(['model']);
+});
