@@ -28,7 +28,8 @@ export interface ModelRoutesOptions {
 /** `GET /models`: every model with its state. Looks, and changes nothing; `?reload=1` first looks for models again. */
 export function listModels({ catalog, scheduler, describeLaunch, facts, reload }: ModelRoutesOptions) {
   return async function listModelsHandler(c: Context<HttpEnv>): Promise<Response> {
-    if (c.req.query('reload')) await reload();
+    // Of a repeated one the last counts, as in the native router.
+    if (c.req.queries('reload')?.at(-1)) await reload();
     const now = Math.floor(Date.now() / 1000);
     const data = catalog().listed.map((model) => {
       const status = scheduler.status(model.id);

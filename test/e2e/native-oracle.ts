@@ -17,6 +17,7 @@ import { discoverCatalog } from '../../src/models/discover.js';
 import { readNativeConfig } from '../../src/models/native-config.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
+import { killTree, runMarker } from '../helpers/processes.js';
 import { realLlamaServer } from '../helpers/real-llama-server.js';
 import { tempDir } from '../helpers/temp-dir.js';
 
@@ -32,6 +33,11 @@ export interface Start {
   readonly args?: readonly string[];
   /** On top of an environment that names no option and no model of this user's. */
   readonly env?: NodeJS.ProcessEnv;
+  /**
+   * Where the native router runs: the home unless told otherwise. Ours is asked within this process, so relative paths
+   * mean the same to both only with the directory that this process runs in.
+   */
+  readonly cwd?: string;
 }
 
 /** What `GET /models` of the native router says of a model that was never loaded. */
@@ -59,6 +65,24 @@ export class OracleHome {
     return file;
   }
 
+  /**
+   * Makes what each line says: `a/b` a file, `a/b/` a directory, `a/b = text` a file of that text, and `a/b -> c` a
+   * symbolic link that says `c`.
+   */
+  async plant(lines: readonly string[]): Promise<void> {
+    for (const line of lines) {
+      const [, path = '', mark, rest = ''] = /^(.+?)(?: (=|->) (.*))?$/s.exec(line) ?? [];
+      if (mark === '->') {
+        await mkdir(dirname(this.path(path)), { recursive: true });
+        await symlink(rest, this.path(path));
+      } else if (path.endsWith('/')) {
+        await mkdir(this.path(path), { recursive: true });
+      } else {
+        await this.write(path, mark === '=' ? rest : NO_GGUF);
+      }
+    }
+  }
+
   writeConfig(...lines: readonly string[]): Promise<string> {
     return this.write('config/llama.cpp/config.ini', `${lines.join('\n')}\n`);
   }
@@ -75,7 +99,7 @@ export class OracleHome {
 
   environment({ env = {} }: Start = {}): NodeJS.ProcessEnv {
     const inherited = Object.entries(process.env).filter(
-      ([name]) => !/^(?:LLAMA|HF|HUGGINGFACE|AIP|XDG)_/.test(name),
+      ([name]) => name === runMarker || !/^(?:LLAMA|HF|HUGGINGFACE|AIP|XDG)_/.test(name),
     );
     return {
       ...Object.fromEntries(inherited),
@@ -93,10 +117,13 @@ export interface NativeProcess {
   readonly output: () => string;
 }
 
-/** A llama-server that is gone at the end of the test at the latest. */
-export function spawnNative(home: OracleHome, { args = [], env = {} }: Start): NativeProcess {
+/** A llama-server that is gone at the end of the test at the latest, and all it has started with it. */
+export function spawnNative(
+  home: OracleHome,
+  { args = [], env = {}, cwd = home.directory }: Start,
+): NativeProcess {
   const child = spawn(binary, args, {
-    cwd: home.directory,
+    cwd,
     env: home.environment({ env }),
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -106,7 +133,7 @@ export function spawnNative(home: OracleHome, { args = [], env = {} }: Start): N
   }
   const closed = once(child, 'close');
   atEndOfTest(async () => {
-    child.kill('SIGKILL');
+    if (child.pid !== undefined && child.exitCode === null) killTree(child.pid);
     await withDeadline('the native llama-server ends', closed, 10_000);
   });
   return { child, output: () => output };
@@ -114,21 +141,21 @@ export function spawnNative(home: OracleHome, { args = [], env = {} }: Start): N
 
 export interface NativeRouter {
   readonly pid: number;
+  /** Its address, without a slash at the end. */
+  readonly url: string;
   readonly get: (path: string, headers?: Record<string, string>) => Promise<Response>;
 }
 
 /** A native router that serves. Rejects with its output if it ends instead. */
-export async function startNative(
-  home: OracleHome,
-  { args = [], env = {} }: Start,
-  port?: number,
-): Promise<NativeRouter> {
+export async function startNative(home: OracleHome, start: Start, port?: number): Promise<NativeRouter> {
+  const { args = [] } = start;
   const chosen = port ?? (await getPort({ host: '127.0.0.1' }));
   const { child, output } = spawnNative(home, {
+    ...start,
     args: port === undefined ? [...args, '--port', String(chosen)] : args,
-    env,
   });
-  const get = (path: string, headers = {}) => fetch(`http://127.0.0.1:${chosen}${path}`, { headers });
+  const url = `http://127.0.0.1:${chosen}`;
+  const get = (path: string, headers = {}) => fetch(url + path, { headers });
   await eventually(
     'the native router answers',
     async () => {
@@ -138,13 +165,14 @@ export async function startNative(
     { deadlineMs: START_DEADLINE_MS },
   );
   if (child.exitCode !== null) throw new Error(`the native router ended: ${output()}`);
-  return { pid: child.pid ?? NaN, get };
+  return { pid: child.pid ?? NaN, url, get };
 }
 
 /** What the native router writes when it does not start. Rejects if it serves. */
-export async function nativeRefusal(home: OracleHome, { args = [], env = {} }: Start): Promise<string> {
+export async function nativeRefusal(home: OracleHome, start: Start): Promise<string> {
   const port = await getPort({ host: '127.0.0.1' });
-  const { child, output } = spawnNative(home, { args: [...args, '--port', String(port)], env });
+  const { args = [] } = start;
+  const { child, output } = spawnNative(home, { ...start, args: [...args, '--port', String(port)] });
   await eventually(
     'the native router ends or listens',
     () => {
@@ -187,6 +215,7 @@ export async function ourCatalog(home: OracleHome, start: Start): Promise<Catalo
     presetFiles: settings.modelsPreset === undefined ? [] : [settings.modelsPreset],
     base: childOptions,
     table,
+    linksDirectory: home.path('links'),
   });
 }
 
