@@ -25,7 +25,7 @@ export class KeyRing {
   }
 
   /** In a time that says nothing about the keys: digests are of one length and every one is compared. */
-  holds(key: string): boolean {
+  holds(key: string | Buffer): boolean {
     const presented = digest(key);
     return this.#digests.filter((known) => timingSafeEqual(known, presented)).length > 0;
   }
@@ -42,15 +42,13 @@ export function requireApiKey(keys: KeyRing, prefix: string) {
   });
 }
 
-function presentedKey(headers: IncomingHttpHeaders): string {
-  const { authorization } = headers;
-  if (authorization !== undefined) {
-    return authorization.startsWith('Bearer ') ? authorization.slice('Bearer '.length) : authorization;
-  }
-  const key = headers['x-api-key'];
-  return typeof key === 'string' ? key : '';
+/** As the bytes that the client sent; Node makes a character of each. */
+function presentedKey(headers: IncomingHttpHeaders): Buffer {
+  const { authorization, 'x-api-key': bare } = headers;
+  const key = authorization?.replace(/^Bearer /, '') ?? (typeof bare === 'string' ? bare : '');
+  return Buffer.from(key, 'latin1');
 }
 
-function digest(text: string): Buffer {
-  return createHash('sha256').update(text).digest();
+function digest(key: string | Buffer): Buffer {
+  return createHash('sha256').update(key).digest();
 }

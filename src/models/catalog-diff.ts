@@ -38,8 +38,3 @@ export function diffCatalogs(before: Catalog, after: Catalog): CatalogDiff {
     warnings: after.warnings.filter((warning) => !known.has(warning)),
   };
 }
-
-/** Whether the two catalogs are alike in all that `diffCatalogs` tells. */
-export function isEmptyDiff({ added, removed, changed, broken, warnings }: CatalogDiff): boolean {
-  return [added, removed, changed, broken, warnings].every((list) => list.length === 0);
-}

@@ -4,9 +4,10 @@ import { settleAliases } from './aliases.js';
 import { compareBytewise } from './bytewise.js';
 import type { FlatCache } from './disk/flat-cache.js';
 import type { FlatModel } from './disk/flat-models.js';
+import { canonicalTag } from './disk/gguf-name.js';
 import type { HubCache } from './disk/hub-cache.js';
 import type { Model, ModelSource } from './model.js';
-import { originOf } from './model-origin.js';
+import { MODEL_GIVING, originOf, projectorOf } from './model-origin.js';
 import type { ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
 import type { Preset, PresetSection } from './presets/preset-file.js';
@@ -67,7 +68,7 @@ export function buildCatalog(sources: CatalogSources): Catalog {
     const options = fromFlatCache(merged, flatModels, sources.cache, read);
     return describe({ id, options, discovered, section }, sources.cache, read);
   });
-  const hidden = duplicates(models, sources.cache, read);
+  const hidden = duplicates(models, sources, read);
   const marked = models.map((model) => (hidden.has(model.id) ? { ...model, hidden: true } : model));
   return createCatalog(settleAliases(marked, warnings), warnings);
 }
@@ -159,7 +160,7 @@ function byIdAndAlias(caches: readonly FlatCache[]): ReadonlyMap<string, FlatMod
 
 /**
  * The options, with the file instead of the repository where only a flat cache holds that: a child knows the hub's
- * layout alone and would download the model again.
+ * layout alone and would download the model again. What goes with the repository's file goes with this one, too.
  */
 function fromFlatCache(
   options: OptionValues,
@@ -168,25 +169,45 @@ function fromFlatCache(
   read: OptionReader,
 ): OptionValues {
   const repo = read.get(options, 'hf-repo');
-  const model = repo === undefined ? undefined : flatModels.get(repo);
+  const model = repo === undefined ? undefined : flatModels.get(withCanonicalTag(repo));
   if (repo === undefined || model === undefined || read.get(options, 'hf-file') !== undefined) return options;
   if (cache.resolve(repo).kind !== 'absent') return options;
-  return new Map([...fileOptions(model, read), ...withoutKeys(options, new Set(['hf-repo']))]);
+  // Of a draft's repository `model-draft` names a file.
+  const draft = read.get(options, 'hf-repo-draft') === undefined ? model.draft : undefined;
+  const { mmproj } = projectorOf(options, read, model.mmproj);
+  return new Map([
+    ...fileOptions({ file: model.file, mmproj, draft }, read),
+    // A repository goes before all others that say where the model is.
+    ...withoutKeys(options, new Set(MODEL_GIVING)),
+  ]);
+}
+
+/** `user/repo:q4_0` as `user/repo:Q4_0`, in which form ids are; a child finds either. */
+function withCanonicalTag(repo: string): string {
+  const [name = '', ...tags] = repo.split(':');
+  return tags.length === 0 ? name : `${name}:${canonicalTag(tags.at(-1) ?? '')}`;
 }
 
 /**
  * Ids of the cache's models that a section with `dedup-cache-models` serves, too: those that load the file of its
  * repository or of its draft's (tools/server/server-models.cpp, `load_models`).
  */
-function duplicates(models: readonly Model[], cache: HubCache, read: OptionReader): ReadonlySet<string> {
+function duplicates(
+  models: readonly Model[],
+  { cache, flatCaches }: CatalogSources,
+  read: OptionReader,
+): ReadonlySet<string> {
+  const flatFiles = new Set(flatCaches.flatMap((flat) => flat.models.map(({ file }) => file)));
   const served = new Set<string>();
-  for (const { options } of models) {
-    if (!isTruthy(read.get(options, 'dedup-cache-models') ?? '')) continue;
-    for (const [repo, file] of [
+  for (const { source, options, file } of models) {
+    // In `[*]` the key reaches every model, but it speaks of sections: a model of the cache does not hide itself.
+    if (source !== 'preset' || !isTruthy(read.get(options, 'dedup-cache-models') ?? '')) continue;
+    if (file !== undefined && flatFiles.has(file)) served.add(file);
+    for (const [repo, hfFile] of [
       [read.get(options, 'hf-repo'), read.get(options, 'hf-file')],
       [read.get(options, 'hf-repo-draft'), read.get(options, 'model-draft')],
     ]) {
-      const found = repo === undefined ? undefined : cache.resolve(repo, file);
+      const found = repo === undefined ? undefined : cache.resolve(repo, hfFile);
       if (found?.kind === 'file') served.add(found.file);
     }
   }

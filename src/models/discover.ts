@@ -5,11 +5,11 @@ import { failureCode } from './disk/directory.js';
 import { flatCacheDirectories, scanFlatCache, type FlatCache } from './disk/flat-cache.js';
 import { GgufChecks, type GgufCheck } from './gguf/gguf-file.js';
 import { HubCache, hubCacheDirectory, scanHubCache } from './disk/hub-cache.js';
-import { keepLastGood, unreadablePreset } from './presets/last-good-preset.js';
+import { isEmptied, keepLastGood, unreadablePreset } from './presets/last-good-preset.js';
 import type { Model } from './model.js';
 import { scanModelsDir, type ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
-import { mergePresets, readPreset, type Preset } from './presets/preset-file.js';
+import { mergePresets, parsePreset, readPresetBytes, type Preset } from './presets/preset-file.js';
 
 export interface DiscoveryOptions {
   /** Says where the caches are. */
@@ -101,8 +101,11 @@ export class Discovery {
     const earlier = this.#presets.get(file);
     let preset;
     try {
-      const next = await readPreset(file, this.#options.table);
-      preset = earlier === undefined ? next : keepLastGood(earlier, next);
+      const bytes = await readPresetBytes(file);
+      const next = parsePreset(bytes, file, this.#options.table);
+      if (earlier === undefined) preset = next;
+      else if (isEmptied(earlier, bytes)) preset = unreadablePreset(earlier, `'${file}' is empty`);
+      else preset = keepLastGood(earlier, next);
     } catch (error) {
       if (earlier === undefined) throw error;
       preset = unreadablePreset(earlier, messageOf(error));

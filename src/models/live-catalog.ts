@@ -13,9 +13,9 @@ export interface LiveCatalogOptions extends DiscoveryOptions {
   readonly onError: (error: unknown) => void;
 }
 
-/** A fault that reading a model's files found, for those sizes and times of them. */
+/** What reading a model's files has found. */
 interface Finding {
-  readonly version: string | undefined;
+  readonly file: string;
   readonly problem: string | undefined;
   readonly transient: boolean;
 }
@@ -34,7 +34,7 @@ export class LiveCatalog {
   readonly #facts: FactsStore;
   readonly #onChange: (diff: CatalogDiff) => void;
   readonly #onError: (error: unknown) => void;
-  /** By the model's file. */
+  /** By `stateOf`: what was found in one state of the files says nothing about the next. */
   readonly #findings = new Map<string, Finding>();
   #scanned: Catalog;
   #current: Catalog;
@@ -73,16 +73,11 @@ export class LiveCatalog {
    * the one that follows it.
    */
   reload(): Promise<void> {
-    if (this.#scanning === undefined) {
-      this.#scanning = this.#scan().finally(() => (this.#scanning = undefined));
-      return this.#scanning;
-    }
-    this.#nextScan ??= this.#scanning
-      .catch(() => undefined)
-      .then(() => {
-        this.#nextScan = undefined;
-        return this.reload();
-      });
+    if (this.#scanning === undefined && this.#nextScan === undefined) return this.#beginScan();
+    this.#nextScan ??= Promise.allSettled([this.#scanning]).then(() => {
+      this.#nextScan = undefined;
+      return this.#beginScan();
+    });
     return this.#nextScan;
   }
 
@@ -95,18 +90,14 @@ export class LiveCatalog {
   /** Why the model can not be loaded, found by reading its files if they have not been read as they are now. */
   async vet(model: Model): Promise<string | undefined> {
     if (model.problem !== undefined || model.file === undefined) return model.problem;
-    const report = await this.#facts.read(filesOf(model, model.file), { urgent: true });
-    this.#note(model, model.file, report);
+    const report = await this.#read(model, model.file, { urgent: true });
     return report.kind === 'problem' ? report.problem : undefined;
   }
 
   /** Begins to read the files of all models in the background, those that are not known yet. */
   learn(): void {
     if (this.#learning || this.#closed) return;
-    this.#learning = true;
-    this.#learnAll()
-      .catch(this.#onError)
-      .finally(() => (this.#learning = false));
+    this.#learnAll().catch(this.#onError);
   }
 
   /** Ends what goes on in the background. */
@@ -116,47 +107,95 @@ export class LiveCatalog {
     clearTimeout(this.#lookTimer);
   }
 
+  #beginScan(): Promise<void> {
+    this.#scanning = this.#scan().finally(() => (this.#scanning = undefined));
+    return this.#scanning;
+  }
+
   async #scan(): Promise<void> {
-    this.#scanned = await this.#discovery.scan();
+    const scanned = await this.#discovery.scan();
+    await this.#readUnfinished(scanned);
     if (this.#closed) return;
-    const files = new Set(this.#scanned.models.map(({ file }) => file));
-    for (const file of this.#findings.keys()) if (!files.has(file)) this.#findings.delete(file);
+    this.#scanned = scanned;
+    const states = new Set(scanned.models.map(stateOf));
+    for (const state of this.#findings.keys()) if (!states.has(state)) this.#findings.delete(state);
     this.#publish();
     this.learn();
   }
 
+  /**
+   * Reads the files that were still being written: each scan of them finds another state, against which nothing is
+   * known yet, and nobody is to be told that they are well in between.
+   */
+  async #readUnfinished({ models }: Catalog): Promise<void> {
+    const findings = [...this.#findings.values()];
+    const unfinished = new Set(findings.filter(({ transient }) => transient).map(({ file }) => file));
+    const readings: Promise<FactsReport>[] = [];
+    for (const model of models) {
+      const { file, problem } = model;
+      if (file === undefined || !unfinished.has(file) || problem !== undefined) continue;
+      if (!this.#findings.has(stateOf(model))) readings.push(this.#read(model, file, { urgent: true }));
+    }
+    await Promise.all(readings);
+  }
+
   async #learnAll(): Promise<void> {
-    let catalog;
-    // A catalog that came meanwhile has files of its own to read.
-    while (catalog !== this.#scanned) {
-      catalog = this.#scanned;
-      for (const model of catalog.models) {
-        if (this.#closed) return;
-        if (model.problem !== undefined || model.file === undefined || this.#isLearnt(model)) continue;
-        this.#note(model, model.file, await this.#facts.read(filesOf(model, model.file), { urgent: false }));
+    this.#learning = true;
+    try {
+      let catalog;
+      // A catalog that came meanwhile has files of its own to read.
+      while (catalog !== this.#scanned) {
+        catalog = this.#scanned;
+        for (const model of catalog.models) {
+          if (model.file === undefined || this.#isLearnt(model)) continue;
+          await this.#read(model, model.file, { urgent: false });
+          if (this.#closed) return;
+        }
       }
+    } finally {
+      // At once, or a catalog that came before the next turn would find this still at work.
+      this.#learning = false;
     }
   }
 
-  #isLearnt({ file, version }: Model): boolean {
-    const finding = file === undefined ? undefined : this.#findings.get(file);
-    return finding !== undefined && finding.version === version && !finding.transient;
+  /** A fault is looked for again after each scan: a disk that was away when the file was read leaves no other trace. */
+  #isLearnt(model: Model): boolean {
+    const finding = this.#findings.get(stateOf(model));
+    return finding !== undefined && finding.problem === undefined;
   }
 
-  #note({ version }: Model, file: string, report: FactsReport): void {
-    if (this.#closed || report.kind === 'unread') return;
-    const [problem, transient] =
-      report.kind === 'problem' ? [report.problem, report.transient] : [undefined, false];
-    const earlier = this.#findings.get(file);
-    this.#findings.set(file, { version, problem, transient });
-    if (transient) this.#lookTimer ??= setTimeout(() => this.#lookAgain(), lookAgainMs).unref();
-    if (problem === earlier?.problem) return;
+  /** Reads the model's files and notes what is found against them. */
+  async #read(model: Model, file: string, urgency: { readonly urgent: boolean }): Promise<FactsReport> {
+    const report = await this.#facts.read(filesOf(model, file), urgency);
+    if (!this.#closed) this.#note(model, file, report);
+    return report;
+  }
+
+  #note(model: Model, file: string, report: FactsReport): void {
+    const state = stateOf(model);
+    const earlier = this.#findings.get(state);
+    if (report.kind === 'unread') {
+      if (earlier?.transient === true) this.#lookLater();
+      return;
+    }
+    const isProblem = report.kind === 'problem';
+    const finding = {
+      file,
+      problem: isProblem ? report.problem : undefined,
+      transient: isProblem && report.transient,
+    };
+    this.#findings.set(state, finding);
+    // What the scan had against a file that can be read has passed, unless it is the fault of its section.
+    if (finding.transient || (!isProblem && model.problem !== undefined)) this.#lookLater();
+    if (finding.problem === earlier?.problem) return;
     this.#publishTimer ??= setTimeout(() => this.#publish(), publishAfterMs).unref();
   }
 
-  #lookAgain(): void {
-    this.#lookTimer = undefined;
-    this.reload().catch(this.#onError);
+  #lookLater(): void {
+    this.#lookTimer ??= setTimeout(() => {
+      this.#lookTimer = undefined;
+      this.reload().catch(this.#onError);
+    }, lookAgainMs).unref();
   }
 
   /** Makes what was scanned last, with what reading the files has found, the current catalog. */
@@ -166,14 +205,24 @@ export class LiveCatalog {
     const models = this.#scanned.models.map((model) => this.#withFinding(model));
     const before = this.#current;
     this.#current = createCatalog(models, this.#scanned.warnings);
-    this.#onChange(diffCatalogs(before, this.#current));
+    try {
+      this.#onChange(diffCatalogs(before, this.#current));
+    } catch (error) {
+      this.#onError(error);
+    }
   }
 
   #withFinding(model: Model): Model {
-    const finding = model.file === undefined ? undefined : this.#findings.get(model.file);
-    if (finding?.problem === undefined || finding.version !== model.version) return model;
-    return model.problem === undefined ? { ...model, problem: finding.problem } : model;
+    const finding = this.#findings.get(stateOf(model));
+    return finding?.problem === undefined || model.problem !== undefined
+      ? model
+      : { ...model, problem: finding.problem };
   }
+}
+
+/** A model's files, with their sizes and times. No path holds a NUL. */
+function stateOf({ file, mmproj, version }: Model): string {
+  return [file, mmproj, version].join('\0');
 }
 
 function filesOf({ mmproj }: Model, file: string): ModelFiles {

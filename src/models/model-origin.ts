@@ -3,7 +3,7 @@ import type { HubCache } from './disk/hub-cache.js';
 import type { OptionReader } from './option-reader.js';
 
 /** Options of which a child needs one that is not empty, or it would start as a router itself. */
-const MODEL_GIVING = ['model', 'hf-repo', 'model-url', 'docker-repo'] as const;
+export const MODEL_GIVING = ['model', 'hf-repo', 'model-url', 'docker-repo'] as const;
 
 /** Options like `--fim-qwen-7b-spec` or `--gpt-oss-20b-default`, each of which stands for a repository. */
 function isModelShortcut(option: Option): boolean {
@@ -34,7 +34,7 @@ export function originOf(options: OptionValues, cache: HubCache, read: OptionRea
       case 'file':
         return {
           file: found.file,
-          ...projector(options, read, found.mmproj),
+          ...projectorOf(options, read, found.mmproj),
           offline: !needsNetwork(options, cache, read),
         };
       case 'unusable':
@@ -47,7 +47,7 @@ export function originOf(options: OptionValues, cache: HubCache, read: OptionRea
   if (read.get(options, 'model-url') !== undefined || read.get(options, 'docker-repo') !== undefined) {
     return { offline: false };
   }
-  if (path !== undefined) return { file: path, ...projector(options, read, undefined), offline: false };
+  if (path !== undefined) return { file: path, ...projectorOf(options, read, undefined), offline: false };
   if ([...options].some(([option, value]) => isModelShortcut(option) && !isFalsey(value)))
     return { offline: false };
   const problem =
@@ -57,7 +57,7 @@ export function originOf(options: OptionValues, cache: HubCache, read: OptionRea
 }
 
 /** An explicit projector, or one on the network, goes before the one beside the model, unless that is not wanted. */
-function projector(
+export function projectorOf(
   options: OptionValues,
   read: OptionReader,
   beside: string | undefined,

@@ -36,7 +36,7 @@ function logCatalog(event: SupervisorEvent & { type: 'catalog.changed' }, log: L
   if (added.length + removed.length + changed.length > 0) log.info({ added, removed, changed }, type);
   for (const warning of warnings) log.warn(warning);
   for (const { model, problem, stale } of broken) {
-    if (problem !== undefined) log.warn({ model, problem }, 'model cannot be served');
+    if (problem !== undefined) log.warn({ model, problem, stale }, 'model cannot be served');
     else if (stale !== undefined) log.warn({ model, stale }, 'model is served in its last good form');
   }
 }

@@ -19,13 +19,20 @@ export function keepLastGood(previous: Preset, next: Preset): Preset {
   // A file without [*] gives nothing to all models, which is a good form, too.
   const keepsGlobal = next.globalProblems.length > 0 && previous.globalProblems.length === 0;
   if (!keepsGlobal) return { ...next, sections };
+  const globalStale = next.globalProblems.join('; ');
   return {
     ...next,
     sections,
     global: previous.global,
     globalProblems: [],
-    globalStale: next.globalProblems.join('; '),
+    globalStale,
+    warnings: [...next.warnings, `the last good form of [*] is used: ${globalStale}`],
   };
+}
+
+/** Whether all that `previous` held is gone from the file: then it is being written rather than meant. */
+export function isEmptied(previous: Preset, bytes: Uint8Array): boolean {
+  return bytes.length === 0 && (previous.sections.length > 0 || previous.global.size > 0);
 }
 
 /** What counts when the file can not be read any more: all of `previous`, with `message` as what is wrong. */

@@ -30,15 +30,18 @@ export interface Preset {
 
 /** Reads and parses the presets file at `path`; rejects with a message for the user if it cannot be read. */
 export async function readPreset(path: string, table: OptionTable): Promise<Preset> {
-  let bytes;
+  return parsePreset(await readPresetBytes(path), path, table);
+}
+
+/** The presets file at `path`; rejects with a message for the user if it cannot be read. */
+export async function readPresetBytes(path: string): Promise<Uint8Array> {
   try {
-    bytes = await readFile(path);
+    return await readFile(path);
   } catch (error) {
     const code = failureCode(error);
     const reason = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${code}`;
     throw new Error(`--models-preset '${path}' ${reason}`, { cause: error });
   }
-  return parsePreset(bytes, path, table);
 }
 
 /** Several presets as one: a later section replaces an earlier one of its name, `[*]` values add up. */

@@ -1,27 +1,39 @@
 import { describe, expect, it } from 'vitest';
 import { modelArgs, modelPreset } from '../../../src/models/argv.js';
 import { buildCatalog, type Catalog } from '../../../src/models/catalog.js';
+import type { FlatModel } from '../../../src/models/disk/flat-models.js';
 import { HubCache } from '../../../src/models/disk/hub-cache.js';
 import type { LocalModel } from '../../../src/models/disk/models-dir.js';
+import { keepLastGood } from '../../../src/models/presets/last-good-preset.js';
 import { parsePreset } from '../../../src/models/presets/preset-file.js';
 import { byKey, table, values } from './help-table.js';
 
 interface Sources {
   /** Repository to the files in its snapshot. */
   readonly cache?: Readonly<Record<string, readonly string[]>>;
+  readonly flatCaches?: readonly (readonly Partial<FlatModel>[])[];
   readonly modelsDirs?: readonly (readonly Partial<LocalModel>[])[];
   readonly preset?: readonly string[];
   readonly base?: Readonly<Record<string, string>>;
 }
 
-function build({ cache = {}, modelsDirs = [], preset = [], base = {} }: Sources): Catalog {
+function build({ cache = {}, flatCaches = [], modelsDirs = [], preset = [], base = {} }: Sources): Catalog {
   const repos = Object.entries(cache).map(([id, files]) => ({
     id,
     files: files.map((path) => ({ path, localPath: `/cache/${id}/${path}` })),
   }));
   return buildCatalog({
     cache: new HubCache(repos, []),
-    flatCaches: [],
+    flatCaches: flatCaches.map((models) => ({
+      models: models.map(({ id = '', file = `/flat/${id}.gguf`, mmproj, draft, aliases = [] }) => ({
+        id,
+        file,
+        mmproj,
+        draft,
+        aliases,
+      })),
+      warnings: [],
+    })),
     modelsDirs: modelsDirs.map((models) => ({
       models: models.map(({ id = '', file = `M/${id}.gguf`, mmproj, draft }) => ({
         id,
@@ -152,6 +164,240 @@ describe('a model of the cache', () => {
     const catalog = build({ cache: { 'org/a': ['a-Q4_0.gguf', 'preset.ini'] } });
     expect(get(catalog, 'org/a:Q4_0').problem).toContain('preset.ini');
   });
+});
+
+describe('the projector that a child will load', () => {
+  const cache = { 'org/a': ['a-Q4_0.gguf', 'mmproj-a-Q8_0.gguf'] };
+  const beside = '/cache/org/a/mmproj-a-Q8_0.gguf';
+  const mmprojOf = (...lines: string[]): string | undefined =>
+    get(build({ cache, preset: ['[m]', 'hf-repo = org/a:Q4_0', ...lines] }), 'm').mmproj;
+
+  it('is the one beside the model in the cache', () => {
+    expect(get(build({ cache }), 'org/a:Q4_0').mmproj).toBe(beside);
+    expect(mmprojOf()).toBe(beside);
+  });
+
+  it.each([
+    ['that is given', ['mmproj = /p/mmproj.gguf'], '/p/mmproj.gguf'],
+    [
+      'that is given, although the one beside is not wanted',
+      ['no-mmproj = 1', 'mmproj = /p.gguf'],
+      '/p.gguf',
+    ],
+    ['that is given for an empty name: the one beside', ['mmproj ='], beside],
+    ['none, where that is not wanted', ['no-mmproj = 1'], undefined],
+    ['none, by the positive name', ['mmproj-auto = false'], undefined],
+    ['none that is here, where it is on the network', ['mmproj-url = http://localhost/x.gguf'], undefined],
+  ])('is the one %s', (_which, lines, expected) => {
+    expect(mmprojOf(...lines)).toBe(expected);
+  });
+
+  it('is that of its directory, and none of a path without one', () => {
+    const catalog = build({
+      modelsDirs: [[{ id: 'seeing', mmproj: 'M/mmproj.gguf' }]],
+      preset: ['[blind]', 'model = M/blind.gguf', '[far]', 'model-url = http://localhost/m.gguf'],
+    });
+    const projectors = catalog.models.map(({ id, mmproj }) => [id, mmproj]);
+    expect(projectors).toEqual([
+      ['blind', undefined],
+      ['far', undefined],
+      ['seeing', 'M/mmproj.gguf'],
+    ]);
+  });
+});
+
+describe('a model of a flat cache', () => {
+  const flatCaches = [
+    [{ id: 'org/a:Q4_0', mmproj: '/flat/mmproj.gguf', draft: '/flat/draft.gguf', aliases: ['org/a'] }],
+  ];
+  const file = '/flat/org/a:Q4_0.gguf';
+  const flatOptions = { model: file, mmproj: '/flat/mmproj.gguf', 'model-draft': '/flat/draft.gguf' };
+
+  it('is started by its file, has its alias, and cannot be removed', () => {
+    const model = get(build({ flatCaches }), 'org/a');
+    expect(byKey(model.options)).toEqual(flatOptions);
+    expect(model).toMatchObject({
+      id: 'org/a:Q4_0',
+      aliases: ['org/a'],
+      source: 'cache',
+      file,
+      mmproj: '/flat/mmproj.gguf',
+      canRemove: false,
+      offline: false,
+    });
+  });
+
+  it('is listed once when the hub cache holds it too, as that has it, and keeps its alias', () => {
+    const catalog = build({ flatCaches, cache: { 'org/a': ['a-Q4_0.gguf', 'a-Q8_0.gguf'] } });
+    expect(catalog.models.map(({ id }) => id)).toEqual(['org/a:Q4_0', 'org/a:Q8_0']);
+    expect(catalog.resolve('org/a')).toMatchObject({
+      id: 'org/a:Q4_0',
+      file: '/cache/org/a/a-Q4_0.gguf',
+      canRemove: true,
+    });
+  });
+
+  it('is the earlier directory’s, and gives way to one of a models directory', () => {
+    const twice = [[{ id: 'x', file: '/one/x.gguf' }], [{ id: 'x', file: '/two/x.gguf' }, { id: 'y' }]];
+    const catalog = build({ flatCaches: twice, modelsDirs: [[{ id: 'y' }]] });
+    expect(catalog.models.map(({ id, file: path, source }) => [id, path, source])).toEqual([
+      ['x', '/one/x.gguf', 'cache'],
+      ['y', 'M/y.gguf', 'models_dir'],
+    ]);
+  });
+
+  describe('named by its repository', () => {
+    const named = (...lines: string[]): Record<string, string> =>
+      optionsOf(build({ flatCaches, preset: ['[m]', ...lines] }), 'm');
+
+    it.each(['org/a:Q4_0', 'org/a', 'org/a:q4_0', 'org/a:UD-Q4_0'])(
+      'is started by its file: hf-repo = %s',
+      (repo) => {
+        expect(named(`hf-repo = ${repo}`)).toEqual(flatOptions);
+      },
+    );
+
+    it.each([
+      ['of another tag', 'hf-repo = org/a:Q8_0'],
+      ['of a repository that it does not hold', 'hf-repo = org/b'],
+    ])('is downloaded when it is %s', (_which, line) => {
+      expect(named(line)).toEqual({ 'hf-repo': line.slice('hf-repo = '.length) });
+    });
+
+    it('is downloaded when a file of the repository is named', () => {
+      expect(named('hf-repo = org/a', 'hf-file = a-Q4_0.gguf')).toEqual({
+        'hf-repo': 'org/a',
+        'hf-file': 'a-Q4_0.gguf',
+      });
+    });
+
+    it('is the hub’s where that holds it, too', () => {
+      const cache = { 'org/a': ['a-Q4_0.gguf'] };
+      const preset = ['[m]', 'hf-repo = org/a:Q4_0'];
+      expect(optionsOf(build({ flatCaches, cache, preset }), 'm')).toEqual({ 'hf-repo': 'org/a:Q4_0' });
+    });
+
+    it.each(['model = other.gguf', 'model-url = http://localhost/m.gguf', 'docker-repo = gemma3'])(
+      'goes before what else says where the model is: %s',
+      (line) => {
+        expect(named('hf-repo = org/a', line)).toEqual(flatOptions);
+      },
+    );
+
+    it.each([
+      [['mmproj = /own.gguf'], { mmproj: '/own.gguf' }],
+      [['model-draft = /own.gguf'], { 'model-draft': '/own.gguf' }],
+      [['c = 1'], { 'ctx-size': '1' }],
+    ])('keeps what else the section gives: %j', (lines, expected) => {
+      expect(named('hf-repo = org/a', ...lines)).toEqual({ ...flatOptions, ...expected });
+    });
+
+    it('gets no projector where none is wanted, or another, and no draft beside the repository of one', () => {
+      const { mmproj, 'model-draft': draft, ...bare } = flatOptions;
+      expect(named('hf-repo = org/a', 'no-mmproj = 1')).toEqual({
+        ...bare,
+        'model-draft': draft,
+        'mmproj-auto': 'false',
+      });
+      expect(named('hf-repo = org/a', 'mmproj-url = http://localhost/x')).toEqual({
+        ...bare,
+        'model-draft': draft,
+        'mmproj-url': 'http://localhost/x',
+      });
+      expect(named('hf-repo = org/a', 'hf-repo-draft = org/d')).toEqual({
+        ...bare,
+        mmproj,
+        'hf-repo-draft': 'org/d',
+      });
+    });
+  });
+});
+
+describe('dedup-cache-models', () => {
+  const cache = {
+    'org/a': ['a-Q4_0.gguf', 'a-Q8_0.gguf'],
+    'org/d': ['d-Q8_0.gguf'],
+    'org/other': ['o-Q4_0.gguf'],
+  };
+  const listed = (preset: readonly string[], flatCaches: Sources['flatCaches'] = []): string[] =>
+    build({ cache, flatCaches, preset }).listed.map(({ id }) => id);
+  const all = ['m', 'org/a:Q4_0', 'org/a:Q8_0', 'org/d:Q8_0', 'org/other:Q4_0'];
+  const without = (...ids: string[]): string[] => all.filter((id) => !ids.includes(id));
+  const dedup = 'dedup-cache-models = 1';
+
+  it.each([
+    ['its repository', ['hf-repo = org/a:Q8_0'], ['org/a:Q8_0']],
+    ['its repository, of which it takes the default', ['hf-repo = org/a'], ['org/a:Q8_0']],
+    ['its file', ['hf-repo = org/a', 'hf-file = a-Q4_0.gguf'], ['org/a:Q4_0']],
+    ['its draft', ['hf-repo = org/a:Q4_0', 'hf-repo-draft = org/d'], ['org/a:Q4_0', 'org/d:Q8_0']],
+    [
+      'its draft, by the file',
+      ['model = m.gguf', 'hf-repo-draft = org/d', 'model-draft = d-Q8_0.gguf'],
+      ['org/d:Q8_0'],
+    ],
+    ['nothing that is there', ['hf-repo = org/b:Q4_0'], []],
+    ['a path', ['model = /cache/org/a/a-Q4_0.gguf'], []],
+  ])('hides the models of the cache that its section loads by %s', (_what, lines, hidden) => {
+    expect(listed(['[m]', dedup, ...lines])).toEqual(without(...hidden));
+    expect(listed(['[m]', ...lines])).toEqual(all);
+    expect(listed(['[m]', 'dedup-cache-models = 0', ...lines])).toEqual(all);
+  });
+
+  it('leaves a hidden model to requests that name it', () => {
+    const catalog = build({ cache, preset: ['[m]', dedup, 'hf-repo = org/a:Q4_0'] });
+    expect(get(catalog, 'org/a:Q4_0')).toMatchObject({ hidden: true, problem: undefined });
+    expect(catalog.models.map(({ id }) => id)).toEqual(all);
+  });
+
+  it('hides no model that has a section of its own', () => {
+    const preset = ['[m]', dedup, 'hf-repo = org/a:Q4_0', '[org/a:Q4_0]', 'c = 1'];
+    expect(listed(preset)).toEqual(all);
+  });
+
+  it('in [*] speaks for all sections, and lets no model of the cache hide itself', () => {
+    expect(listed(['[*]', dedup, '[m]', 'hf-repo = org/a:Q4_0'])).toEqual(without('org/a:Q4_0'));
+  });
+
+  it('hides what is only in a flat cache, too', () => {
+    const flatCaches = [[{ id: 'org/flat:Q4_0' }, { id: 'org/flat:Q8_0' }]];
+    expect(listed(['[m]', dedup, 'hf-repo = org/flat:Q4_0'], flatCaches)).toEqual([
+      ...all.slice(0, 4),
+      'org/flat:Q8_0',
+      'org/other:Q4_0',
+    ]);
+  });
+});
+
+it('a section that is served in its last good form says so of its model, and no other', () => {
+  const good = parsePreset(Buffer.from('[m]\nmodel = m.gguf\n[n]\nmodel = n.gguf'), 'p.ini', table);
+  const broken = parsePreset(Buffer.from('[m]\nwords\n[n]\nmodel = n.gguf'), 'p.ini', table);
+  const catalog = buildCatalog({
+    cache: new HubCache([], []),
+    flatCaches: [],
+    modelsDirs: [],
+    preset: keepLastGood(good, broken),
+    base: new Map(),
+    table,
+  });
+  expect(get(catalog, 'm')).toMatchObject({
+    file: 'm.gguf',
+    problem: undefined,
+    stale: "p.ini:2: is neither 'key = value' nor '[section]' nor a comment: 'words'",
+  });
+  expect(get(catalog, 'n').stale).toBeUndefined();
+});
+
+it('what several scans say alike is said once', () => {
+  const directory = { models: [], warnings: ['the cache cannot be read', 'a manifest is broken'] };
+  const { warnings } = buildCatalog({
+    cache: new HubCache([], ['the cache cannot be read']),
+    flatCaches: [directory],
+    modelsDirs: [directory],
+    preset: parsePreset(Buffer.from(''), 'p.ini', table),
+    base: new Map(),
+    table,
+  });
+  expect(warnings).toEqual(['the cache cannot be read', 'a manifest is broken']);
 });
 
 describe('a section', () => {

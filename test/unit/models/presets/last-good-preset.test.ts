@@ -85,7 +85,7 @@ describe('[*]', () => {
     expect(byKey(global)).toEqual({ threads: '1' });
     expect(globalProblems).toEqual([]);
     expect(globalStale).toBe("p.ini:3: unknown option 'tmep', did you mean 'temp'?");
-    expect(warnings).toEqual([globalStale]);
+    expect(warnings).toEqual([globalStale, `the last good form of [*] is used: ${globalStale}`]);
   });
 
   it('that is new and broken gives nothing yet, as before it', () => {

@@ -1,0 +1,139 @@
+import { pino } from 'pino';
+import { describe, expect, it } from 'vitest';
+import { EventBus, type SupervisorEvent } from '../../../src/events/events.js';
+import { logEvents } from '../../../src/observe/log-events.js';
+
+const levels = new Map([
+  [20, 'debug'],
+  [30, 'info'],
+  [40, 'warn'],
+  [50, 'error'],
+]);
+
+/** The lines that these events make in the log. */
+function logged(...events: SupervisorEvent[]): Record<string, unknown>[] {
+  const lines: Record<string, unknown>[] = [];
+  const log = pino(
+    { level: 'trace', base: null, timestamp: false },
+    { write: (line) => lines.push(JSON.parse(line) as Record<string, unknown>) },
+  );
+  const bus = new EventBus((error) => {
+    throw error;
+  });
+  logEvents(bus, log);
+  for (const event of events) bus.emit(event);
+  return lines.map(({ level, ...fields }) => ({ level: levels.get(Number(level)), ...fields }));
+}
+
+type CatalogChanged = Extract<SupervisorEvent, { type: 'catalog.changed' }>;
+
+function catalogChanged(fields: Partial<CatalogChanged>): SupervisorEvent {
+  return {
+    type: 'catalog.changed',
+    added: [],
+    removed: [],
+    changed: [],
+    broken: [],
+    warnings: [],
+    ...fields,
+  };
+}
+
+describe('a new catalog', () => {
+  it('that is as the old one makes no line', () => {
+    expect(logged(catalogChanged({}))).toEqual([]);
+  });
+
+  it.each(['added', 'removed', 'changed'] as const)('says in one line what is %s', (what) => {
+    const lists = { added: [], removed: [], changed: [], [what]: ['a', 'b'] };
+    expect(logged(catalogChanged(lists))).toEqual([{ level: 'info', ...lists, msg: 'catalog.changed' }]);
+  });
+
+  it('warns of each model that cannot be served, with the reason', () => {
+    const broken = [
+      { model: 'a', problem: 'is empty', stale: undefined },
+      { model: 'b', problem: 'is gone', stale: undefined },
+    ];
+    expect(logged(catalogChanged({ broken }))).toEqual([
+      { level: 'warn', model: 'a', problem: 'is empty', msg: 'model cannot be served' },
+      { level: 'warn', model: 'b', problem: 'is gone', msg: 'model cannot be served' },
+    ]);
+  });
+
+  it('warns of a section whose last good form is served, and loses neither fault of a model with two', () => {
+    const broken = [
+      { model: 'a', problem: undefined, stale: 'p.ini:2: words' },
+      { model: 'b', problem: 'is empty', stale: 'p.ini:4: words' },
+    ];
+    expect(logged(catalogChanged({ broken }))).toEqual([
+      { level: 'warn', model: 'a', stale: 'p.ini:2: words', msg: 'model is served in its last good form' },
+      {
+        level: 'warn',
+        model: 'b',
+        problem: 'is empty',
+        stale: 'p.ini:4: words',
+        msg: 'model cannot be served',
+      },
+    ]);
+  });
+
+  it('says its warnings as they are, percent signs included', () => {
+    const warnings = ["'100%s %d.gguf' is not listed", 'second'];
+    expect(logged(catalogChanged({ warnings }))).toEqual(warnings.map((msg) => ({ level: 'warn', msg })));
+  });
+});
+
+describe('what happens to a model', () => {
+  it('is one line of its name, with what is known', () => {
+    expect(
+      logged(
+        { type: 'model.queued', model: 'm', position: 2 },
+        { type: 'model.loading', model: 'm', pid: 1, port: 2 },
+        { type: 'model.loaded', model: 'm', loadMs: 3, info: { huge: 'x' } },
+        { type: 'model.sleeping', model: 'm' },
+        { type: 'model.awake', model: 'm' },
+        { type: 'model.stopping', model: 'm', reason: 'evicted' },
+      ),
+    ).toEqual([
+      { level: 'info', model: 'm', position: 2, msg: 'model.queued' },
+      { level: 'info', model: 'm', pid: 1, port: 2, msg: 'model.loading' },
+      { level: 'info', model: 'm', loadMs: 3, msg: 'model.loaded' },
+      { level: 'info', model: 'm', msg: 'model.sleeping' },
+      { level: 'info', model: 'm', msg: 'model.awake' },
+      { level: 'info', model: 'm', reason: 'evicted', msg: 'model.stopping' },
+    ]);
+  });
+
+  it('that comes often is for debugging', () => {
+    expect(
+      logged(
+        { type: 'model.progress', model: 'm', progress: { value: 0.5 } },
+        { type: 'model.waking', model: 'm', progress: undefined },
+      ),
+    ).toEqual([
+      { level: 'debug', model: 'm', progress: { value: 0.5 }, msg: 'model.progress' },
+      { level: 'debug', model: 'm', msg: 'model.waking' },
+    ]);
+  });
+
+  it('when it ends as it should is short, and when it fails has the last words of its child', () => {
+    const ended = { type: 'model.unloaded', model: 'm', exitCode: 0, lastLines: ['bye'] } as const;
+    expect(
+      logged(
+        { ...ended, reason: 'idle', failed: false },
+        { ...ended, reason: 'crashed', failed: true, exitCode: 1, lastLines: ['out of memory'] },
+      ),
+    ).toEqual([
+      { level: 'info', model: 'm', reason: 'idle', msg: 'model.unloaded' },
+      {
+        level: 'error',
+        model: 'm',
+        reason: 'crashed',
+        failed: true,
+        exitCode: 1,
+        lastLines: ['out of memory'],
+        msg: 'model.unloaded',
+      },
+    ]);
+  });
+});
