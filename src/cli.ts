@@ -30,6 +30,8 @@ const HELP: readonly string[] = ['--help', '-h', '--usage'];
 
 /** How long the log's reader gets for its last lines. */
 const lastLinesMs = 500;
+/** How long what is being read gets to end. */
+const lastReadMs = 1_000;
 
 /**
  * Runs one command to its end. `start` is the verb when the first argument is absent or is an option.
@@ -197,9 +199,20 @@ function hasTerminal(): boolean {
 
 /** The last lines say how it ended; a stuck reader of the log must not keep it from ending. */
 function exitAfterFlush(log: Logger, code: number): void {
-  const exit = (): never => process.exit(code);
-  setTimeout(exit, lastLinesMs);
-  log.flush(exit);
+  // A file operation without an answer (a network file system that is gone) would keep the exit waiting for ever.
+  const isReading = (): boolean => process.getActiveResourcesInfo().some((kind) => kind.startsWith('FSReq'));
+  const exit = (looksLeft: number): void => {
+    if (!isReading()) process.exit(code);
+    if (looksLeft === 0) process.kill(process.pid, 'SIGKILL');
+    setTimeout(() => exit(looksLeft - 1), lastReadMs / 10);
+  };
+  let isExiting = false;
+  const exitOnce = (): void => {
+    if (!isExiting) exit(10);
+    isExiting = true;
+  };
+  setTimeout(exitOnce, lastLinesMs);
+  log.flush(() => setImmediate(exitOnce));
 }
 
 /** What the user can mend is said in its own words, without a stack. */

@@ -7,32 +7,28 @@ import type { LlamaServerFacts } from './config/help.js';
 import type { OptionValues } from './config/option-table.js';
 import type { Settings } from './config/settings.js';
 import { ensureDemoModels } from './demo/demo-models.js';
-import { asRouterError, type RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
-import { findModel, unknownModel } from './http/find-model.js';
 import { RequestTracer } from './http/request-trace.js';
 import { LiveKeys } from './http/live-keys.js';
 import { routerProps } from './http/router-props.js';
 import { createServer, listen } from './http/server.js';
 import { readTls } from './http/tls-files.js';
-import { childEnvironment } from './instance/child-environment.js';
-import { Instance } from './instance/instance.js';
 import { OrphanGuard } from './instance/orphan-guard.js';
-import { modelArgs, modelPreset, withoutSecrets } from './models/argv.js';
 import type { Catalog } from './models/catalog.js';
 import type { CatalogDiff } from './models/catalog-diff.js';
 import { FactsStore } from './models/gguf/facts-store.js';
 import { LiveCatalog } from './models/live-catalog.js';
-import type { Model } from './models/model.js';
-import { sameLaunch } from './models/same-launch.js';
-import { startWatching, type Watching } from './models/watching/watcher.js';
+import type { Watching } from './models/watching/watcher.js';
 import { Counters } from './observe/counters.js';
 import { logEvents } from './observe/log-events.js';
 import type { Logger } from './observe/log.js';
 import { writeRunFile } from './observe/run-file.js';
 import { Scheduler } from './scheduler/scheduler.js';
+import { followDisk } from './supervisor/follow-disk.js';
+import { Launcher } from './supervisor/launcher.js';
+import { loadAtStart } from './supervisor/load-at-start.js';
 
 export interface SupervisorOptions {
   readonly settings: Settings;
@@ -110,10 +106,10 @@ export class Supervisor {
       table: server.table,
       linksDirectory: join(cache, 'links'),
       facts,
-      onChange: (diff) => followCatalog(diff, scheduler, events),
+      onChange: (diff) => followCatalog(diff, { scheduler, launcher, events }),
       onError: (error) => log.error({ err: error }, 'looking for models failed'),
     });
-    reportCatalog(catalog.current, log);
+    reportCatalog(catalog.current, catalog.cacheDirectories, modelsDirs, log);
 
     // 2. Who runs it.
     const guard = new OrphanGuard(log);
@@ -121,32 +117,21 @@ export class Supervisor {
     const counters = new Counters();
     counters.listenTo(events);
     logEvents(events, log);
-    const environment = childEnvironment(env);
-    const launched = new WeakMap<Instance, Model>();
+    const launcher: Launcher = new Launcher({
+      binary,
+      facts: server,
+      env,
+      settings,
+      catalog: () => catalog.current,
+      guard,
+      events,
+      log,
+    });
     const scheduler = new Scheduler(settings, {
       events,
-      launch: (id, onChange) => {
-        const model = modelOf(catalog.current, id);
-        const spec = {
-          modelId: id,
-          command: (port: number) => modelArgs(model, binary, server.table, port, env),
-          environment,
-          apiPrefix: settings.apiPrefix,
-          loadTimeoutMs: settings.loadTimeoutMs,
-          stopTimeoutMs: model.stopTimeoutMs,
-          silenceTimeoutMs: settings.timeoutMs,
-        };
-        const instance = new Instance(spec, { guard, events, log }, onChange);
-        launched.set(instance, model);
-        return instance;
-      },
-      standing: (instance) => {
-        const was = launched.get(instance);
-        const now = catalog.current.resolve(instance.modelId);
-        if (now?.id !== instance.modelId || now.problem !== undefined) return 'removed';
-        return was !== undefined && sameLaunch(was, now) ? 'current' : 'changed';
-      },
-      refusal: (id) => refusalOf(catalog.current, id),
+      launch: (id, onChange) => launcher.launch(id, onChange),
+      standing: (instance) => launcher.standing(instance),
+      refusal: (id) => launcher.refusal(id),
     });
 
     // 3. Who asks.
@@ -155,14 +140,14 @@ export class Supervisor {
       catalog: () => catalog.current,
       vet: (model) => catalog.vet(model),
       facts: (model) => catalog.facts(model),
-      reload: () => catalog.reload(),
+      reload: () => reloadAll(keys, catalog),
       scheduler,
       bodyLimits: { maxBytes: settings.bodyMaxBytes, budget: new BodyBudget(settings.bodyMemoryMaxBytes) },
       autoload: settings.modelsAutoload,
       slowReaderMs: settings.timeoutMs,
       apiPrefix: settings.apiPrefix,
       keys: keys.ring,
-      describeLaunch: launchDescriber(binary, server, env),
+      describeLaunch: (model, status) => launcher.describe(model, status),
       props: routerProps(settings, server),
     });
     const httpServer = createServer({
@@ -187,7 +172,7 @@ export class Supervisor {
       },
     );
     log.info({ url, models: catalog.current.listed.length }, 'listening');
-    loadAtStart(wantedAtStart(catalog.current, loadFirst), { catalog, scheduler, settings, log });
+    loadAtStart({ catalog, scheduler, modelsMax: settings.modelsMax, first: loadFirst, log });
 
     // 5. Follow the disk.
     catalog.learn();
@@ -212,8 +197,7 @@ export class Supervisor {
   /** Reads everything on disk again: models, presets, keys. */
   async reload(): Promise<void> {
     const { catalog, keys, log } = this.#parts;
-    keys.reload();
-    await catalog.reload();
+    await reloadAll(keys, catalog);
     log.info({ models: catalog.current.listed.length }, 'reloaded');
   }
 
@@ -258,52 +242,38 @@ export class Supervisor {
   }
 }
 
-function reportCatalog(catalog: Catalog, log: Logger): void {
+function reportCatalog(
+  catalog: Catalog,
+  { hub, flat }: LiveCatalog['cacheDirectories'],
+  modelsDirs: readonly string[],
+  log: Logger,
+): void {
+  log.info(
+    { caches: [hub, ...flat].filter((directory) => directory !== undefined), modelsDirs },
+    'looking for models in',
+  );
+  if (catalog.models.length === 0) {
+    log.warn(
+      'no model was found: put GGUF files into one of these directories, or name another with --models-dir',
+    );
+  }
   for (const warning of catalog.warnings) log.warn(warning);
   for (const { id, problem } of catalog.models) {
     if (problem !== undefined) log.warn({ model: id, problem }, 'model cannot be served');
   }
 }
 
-/** Has the catalog and the keys follow what changes on disk. */
-function followDisk(parts: {
-  settings: Settings;
-  catalog: LiveCatalog;
-  keys: LiveKeys;
-  modelsDirs: readonly string[];
-  presetFiles: readonly string[];
-  log: Logger;
-}): Watching {
-  const { settings, catalog, keys, modelsDirs, presetFiles, log } = parts;
-  const { apiKeyFile, watchPolling } = settings;
-  const { hub, flat } = catalog.cacheDirectories;
-  const targets = {
-    hubCaches: hub === undefined ? [] : [hub],
-    flatCaches: flat,
-    modelsDirs,
-    files: apiKeyFile === undefined ? presetFiles : [...presetFiles, apiKeyFile],
-  };
-  const reload = (): void => {
-    catalog.reload().catch((error: unknown) => log.error({ err: error }, 'looking for models failed'));
-  };
-  const watching = startWatching(targets, {
-    usePolling: watchPolling,
-    onNotice: (text) => log.warn(text),
-    onChange: (changes) => {
-      if (apiKeyFile !== undefined && changes.files.has(apiKeyFile)) keys.reload();
-      if (changes.catalog || presetFiles.some((file) => changes.files.has(file))) {
-        reload();
-      }
-    },
-  });
-  // What has changed between the first scan and this moment nobody tells.
-  watching.ready.then(reload, () => undefined);
-  return watching;
+async function reloadAll(keys: LiveKeys, catalog: LiveCatalog): Promise<void> {
+  await Promise.all([keys.reload(), catalog.reload()]);
 }
 
-function followCatalog(diff: CatalogDiff, scheduler: Scheduler, events: EventBus): void {
+function followCatalog(
+  diff: CatalogDiff,
+  { scheduler, launcher, events }: { scheduler: Scheduler; launcher: Launcher; events: EventBus },
+): void {
   const { added, removed, changed, broken, warnings } = diff;
   scheduler.reconcile(new Set(changed));
+  launcher.forget(removed);
   events.emit({
     type: 'catalog.changed',
     added,
@@ -314,75 +284,7 @@ function followCatalog(diff: CatalogDiff, scheduler: Scheduler, events: EventBus
   });
 }
 
-/**
- * The model of that id, which is no other model's alias by now.
- *
- * @throws RouterError model_unknown; model_invalid, with the reason, when the model cannot be served
- */
-function modelOf(catalog: Catalog, id: string): Model {
-  const model = findModel(catalog, id);
-  if (model.id !== id) throw unknownModel(id);
-  return model;
-}
-
-/** Why a request for the model is refused, whatever runs; undefined when it is served. */
-function refusalOf(catalog: Catalog, id: string): RouterError | undefined {
-  try {
-    modelOf(catalog, id);
-    return undefined;
-  } catch (error) {
-    return asRouterError(error);
-  }
-}
-
-/** Renders each model's command line once per port: lists are asked for often. */
-function launchDescriber(binary: string, { table }: LlamaServerFacts, env: NodeJS.ProcessEnv) {
-  const cache = new WeakMap<Model, { port: number; args: readonly string[]; preset: string }>();
-  return (model: Model, port: number) => {
-    let description = cache.get(model);
-    if (description?.port !== port) {
-      const shown = withoutSecrets(model);
-      description = {
-        port,
-        args: modelArgs(shown, binary, table, port, env),
-        preset: modelPreset(shown, table),
-      };
-      cache.set(model, description);
-    }
-    return description;
-  };
-}
-
 function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string {
   const scheme = sslKeyFile === undefined ? 'http' : 'https';
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}${apiPrefix}`;
-}
-
-/** The models to load at the start, in the order in which slots are given to them. */
-function wantedAtStart({ models }: Catalog, first: string | undefined): Model[] {
-  const wanted = models.filter(
-    ({ id, loadOnStartup, problem }) => (loadOnStartup || id === first) && problem === undefined,
-  );
-  return wanted.sort((a, b) => Number(b.id === first) - Number(a.id === first));
-}
-
-/** More models than slots would only evict each other: the first of them are loaded. */
-function loadAtStart(
-  wanted: readonly Model[],
-  { catalog, scheduler, settings, log }: Pick<Parts, 'catalog' | 'scheduler' | 'settings' | 'log'>,
-): void {
-  const { modelsMax } = settings;
-  const loaded = modelsMax === 0 ? wanted : wanted.slice(0, modelsMax);
-  const left = wanted.slice(loaded.length).map(({ id }) => id);
-  if (left.length > 0)
-    log.warn({ models: left, modelsMax }, 'not loaded at start-up: --models-max is too small');
-  const load = async (model: Model): Promise<void> => {
-    const problem = await catalog.vet(model);
-    if (problem === undefined) await scheduler.load(model.id, new AbortController().signal);
-  };
-  for (const model of loaded) {
-    load(model).catch((error: unknown) => {
-      log.error({ model: model.id, err: error }, 'could not be loaded at start-up');
-    });
-  }
 }

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { readFile, stat } from 'node:fs/promises';
 
 /**
  * The keys in the file that `--api-key-file` names: one per line, blanks around them ignored, `#` begins a comment line.
@@ -7,19 +8,39 @@ import { readFileSync } from 'node:fs';
  *   server to everybody, which nobody means who names a file
  */
 export function readKeyFile(path: string): readonly string[] {
-  const keys = textOf(path)
+  try {
+    return keysIn(path, readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw keyFileError(path, error);
+  }
+}
+
+/**
+ * The same, without holding up anything else; undefined of what is no regular file, which may give its text only once.
+ */
+export async function rereadKeyFile(path: string): Promise<readonly string[] | undefined> {
+  try {
+    const stats = await stat(path);
+    if (!stats.isFile() && !stats.isDirectory()) return undefined;
+    return keysIn(path, await readFile(path, 'utf8'));
+  } catch (error) {
+    throw keyFileError(path, error);
+  }
+}
+
+class NoKey extends Error {}
+
+function keysIn(path: string, text: string): readonly string[] {
+  const keys = text
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line !== '' && !line.startsWith('#'));
-  if (keys.length === 0) throw new Error(`${path} holds no key; write one per line`);
+  if (keys.length === 0) throw new NoKey(`${path} holds no key; write one per line`);
   return keys;
 }
 
-function textOf(path: string): string {
-  try {
-    return readFileSync(path, 'utf8');
-  } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new Error(`cannot read the key file '${path}': ${reason}`, { cause });
-  }
+function keyFileError(path: string, cause: unknown): Error {
+  if (cause instanceof NoKey) return cause;
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new Error(`cannot read the key file '${path}': ${reason}`, { cause });
 }

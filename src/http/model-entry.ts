@@ -48,6 +48,7 @@ export function listEntry({ model, status, launch, facts, now }: EntryParts): Re
   if (status.pid !== undefined) entry['pid'] = status.pid;
   entry['in_flight'] = status.inFlight;
   entry['waiting'] = status.waiting;
+  if (status.changing) entry['changing'] = true;
   return entry;
 }
 

@@ -3,7 +3,7 @@ import { RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
 import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
-import type { Scheduler } from '../scheduler/scheduler.js';
+import type { ModelStatus, Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { findModel, invalidModel } from './find-model.js';
 import { listEntry, type LaunchDescription } from './model-entry.js';
@@ -22,7 +22,7 @@ export interface ModelRoutesOptions {
   /** Looks for models again; settles when the catalog shows what is on disk. */
   readonly reload: () => Promise<void>;
   /** How a model is or would be started, for its list entry. */
-  readonly describeLaunch: (model: Model, port: number) => LaunchDescription;
+  readonly describeLaunch: (model: Model, status: ModelStatus) => LaunchDescription;
 }
 
 /** `GET /models`: every model with its state. Looks, and changes nothing; `?reload=1` first looks for models again. */
@@ -36,7 +36,7 @@ export function listModels({ catalog, scheduler, describeLaunch, facts, reload }
       return listEntry({
         model,
         status,
-        launch: describeLaunch(model, status.port),
+        launch: describeLaunch(model, status),
         facts: facts(model),
         now,
       });

@@ -1,3 +1,4 @@
+import { stat } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import type { OptionTable, OptionValues } from '../config/option-table.js';
 import { buildCatalog, createCatalog, type Catalog } from './catalog.js';
@@ -9,7 +10,15 @@ import { isEmptied, keepLastGood, unreadablePreset } from './presets/last-good-p
 import type { Model } from './model.js';
 import { scanModelsDir, type ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
-import { mergePresets, parsePreset, readPresetBytes, type Preset } from './presets/preset-file.js';
+import {
+  mergePresets,
+  parsePreset,
+  presetFileError,
+  readPreset,
+  readPresetBytes,
+  type Preset,
+} from './presets/preset-file.js';
+import { Source } from './source.js';
 
 export interface DiscoveryOptions {
   /** Says where the caches are. */
@@ -25,52 +34,94 @@ export interface DiscoveryOptions {
   readonly linksDirectory?: string | undefined;
 }
 
+/** How long a directory or file may take to answer; even a slow disk has told what is in it by then. */
+const patienceMs = 30_000;
+/** A presets file that was changed within this time may be half of what it is to be. */
+const settlesAfterMs = 1_000;
+/** What was silent, or changed too lately, is looked at again after this. */
+const lookAgainMs = { silent: 5_000, unsettled: settlesAfterMs } as const;
+
+export interface ScanOptions {
+  /** Whether a presets file that was changed just now may wait for the next scan; not if somebody asked for this one. */
+  readonly patient: boolean;
+}
+
+/** What a scan found. */
+export interface Scan {
+  readonly catalog: Catalog;
+  /** When to look again, because something has not answered or is not finished; undefined if all is said. */
+  readonly againMs: number | undefined;
+}
+
 /**
  * Finds all models, again and again. What was good before goes before what is broken now: a presets section that
- * can not be read keeps its last good form, and so does a directory that fails for a moment.
+ * can not be read keeps its last good form, and so does a directory that fails or is silent for a moment.
  */
 export class Discovery {
+  /** The directories of the caches, whether they exist or not. */
+  readonly cacheDirectories: { readonly hub: string | undefined; readonly flat: readonly string[] };
   readonly #options: DiscoveryOptions;
   readonly #read: OptionReader;
-  readonly #checks = new GgufChecks();
-  readonly #presets = new Map<string, Preset>();
-  readonly #modelsDirs = new Map<string, ModelsDir>();
+  readonly #hub: Source<HubCache>;
+  readonly #flat: readonly Source<FlatCache>[];
+  readonly #modelsDirs: readonly Source<ModelsDir>[];
+  readonly #presets: readonly Source<Preset>[];
+  readonly #checks: GgufChecks = new GgufChecks();
+  readonly #checked: Source<ReadonlyMap<string, GgufCheck>>;
+  #toCheck: readonly string[] = [];
+  #isPatient = false;
+  #isUnsettled = false;
 
   constructor(options: DiscoveryOptions) {
-    this.#options = options;
-    this.#read = optionReader(options.table);
-  }
-
-  /** The directories of the caches, whether they exist or not. */
-  get cacheDirectories(): { readonly hub: string | undefined; readonly flat: readonly string[] } {
-    const { env } = this.#options;
+    const { env, modelsDirs, presetFiles, table, linksDirectory } = options;
     const home = passwdHome();
-    return { hub: hubCacheDirectory(env, home), flat: flatCacheDirectories(env, home) };
+    this.cacheDirectories = { hub: hubCacheDirectory(env, home), flat: flatCacheDirectories(env, home) };
+    this.#options = options;
+    this.#read = optionReader(table);
+    const { hub, flat } = this.cacheDirectories;
+    this.#hub = new Source(() => readHubCache(hub), patienceMs);
+    this.#flat = flat.map(
+      (directory) => new Source(() => scanFlatCache(directory, { linksDirectory }), patienceMs),
+    );
+    this.#modelsDirs = modelsDirs.map(
+      (directory) => new Source((previous) => readModelsDir(directory, linksDirectory, previous), patienceMs),
+    );
+    this.#presets = presetFiles.map(
+      (file) => new Source((previous) => this.#readPreset(file, previous), patienceMs),
+    );
+    this.#checked = new Source(() => this.#checks.checkAll(this.#toCheck), patienceMs);
   }
 
   /**
    * Finds all models and checks their files. A model that can not be served is in the catalog with its problem.
    * Rejects, with a message for the user, only if a models directory or a presets file cannot be read at all and
-   * never could; afterwards that is a warning.
+   * never could; afterwards that is a warning. One scan at a time.
    */
-  async scan(): Promise<Catalog> {
-    const { modelsDirs, presetFiles, base, table, linksDirectory } = this.#options;
-    const { hub, flat } = this.cacheDirectories;
+  async scan({ patient }: ScanOptions = { patient: false }): Promise<Scan> {
+    const { modelsDirs, presetFiles, base, table } = this.#options;
+    this.#isPatient = patient;
+    this.#isUnsettled = false;
+    const silent: string[] = [];
+    const read = async <T>(name: string, source: Source<T>, empty: T | undefined): Promise<T> => {
+      const { value = empty, late } = await source.read();
+      if (late) silent.push(`'${name}' does not answer; what it held last is used`);
+      if (value === undefined) throw new Error(`'${name}' does not answer within ${patienceMs / 1000} s`);
+      return value;
+    };
+    const { hub = '', flat } = this.cacheDirectories;
+    const nothing = { models: [], warnings: [] };
     const [cache, flatCaches, dirs, presets] = await Promise.all([
-      readHubCache(hub),
-      Promise.all(flat.map((directory) => scanFlatCache(directory, { linksDirectory }))),
-      Promise.all(modelsDirs.map((directory) => this.#scanModelsDir(directory))),
-      Promise.all(presetFiles.map((file) => this.#readPreset(file))),
+      read(hub, this.#hub, new HubCache([], [])),
+      Promise.all(this.#flat.map((source, at) => read(flat[at] ?? '', source, nothing))),
+      Promise.all(this.#modelsDirs.map((source, at) => read(modelsDirs[at] ?? '', source, undefined))),
+      Promise.all(this.#presets.map((source, at) => read(presetFiles[at] ?? '', source, undefined))),
     ]);
     const preset = mergePresets(presets);
-    const sources = { cache, flatCaches: flatCaches satisfies FlatCache[], modelsDirs: dirs };
-    const { models, warnings } = buildCatalog({ ...sources, preset, base, table });
+    const { models, warnings } = buildCatalog({ cache, flatCaches, modelsDirs: dirs, preset, base, table });
 
     const companions = models.map((model) => this.#companionsOf(model));
-    const checked = await this.#checks.checkAll([
-      ...models.flatMap(({ file }) => file ?? []),
-      ...companions.flat(),
-    ]);
+    this.#toCheck = [...models.flatMap(({ file }) => file ?? []), ...companions.flat()];
+    const checked = await read('the files of the models', this.#checked, new Map<string, GgufCheck>());
     const withChecks = models.map((model, index): Model => {
       const files = [model.file, ...(companions[index] ?? [])].filter((file) => file !== undefined);
       const checks = files.map((file) => checked.get(file)).filter((check) => check !== undefined);
@@ -80,38 +131,36 @@ export class Discovery {
         problem: model.problem ?? checks.find(({ problem }) => problem !== undefined)?.problem,
       };
     });
-    return createCatalog(withChecks, warnings);
+    return {
+      catalog: createCatalog(withChecks, [...warnings, ...silent]),
+      againMs: this.#againMs(silent.length > 0),
+    };
   }
 
-  async #scanModelsDir(directory: string): Promise<ModelsDir> {
-    const earlier = this.#modelsDirs.get(directory);
-    const { linksDirectory } = this.#options;
-    try {
-      const found = await scanModelsDir(directory, { linksDirectory });
-      this.#modelsDirs.set(directory, found);
-      return found;
-    } catch (error) {
-      if (earlier === undefined) throw error;
-      const isGone = failureCode((error as Error).cause) === 'ENOENT';
-      return { models: isGone ? [] : earlier.models, warnings: [messageOf(error)] };
-    }
+  #againMs(isSilent: boolean): number | undefined {
+    if (this.#isUnsettled) return lookAgainMs.unsettled;
+    return isSilent ? lookAgainMs.silent : undefined;
   }
 
-  async #readPreset(file: string): Promise<Preset> {
-    const earlier = this.#presets.get(file);
-    let preset;
+  async #readPreset(file: string, earlier: Preset | undefined): Promise<Preset> {
+    const { table } = this.#options;
+    if (earlier === undefined) return await readPreset(file, table);
     try {
+      const stats = await stat(file);
+      // A pipe, as a shell's <(...) is one, gives its text once.
+      if (!stats.isFile() && !stats.isDirectory()) return earlier;
+      if (this.#isPatient && Math.abs(Date.now() - stats.mtimeMs) < settlesAfterMs) {
+        this.#isUnsettled = true;
+        return earlier;
+      }
       const bytes = await readPresetBytes(file);
-      const next = parsePreset(bytes, file, this.#options.table);
-      if (earlier === undefined) preset = next;
-      else if (isEmptied(earlier, bytes)) preset = unreadablePreset(earlier, `'${file}' is empty`);
-      else preset = keepLastGood(earlier, next);
+      if (isEmptied(earlier, bytes)) return unreadablePreset(earlier, `'${file}' is empty`);
+      return keepLastGood(earlier, parsePreset(bytes, file, table));
     } catch (error) {
-      if (earlier === undefined) throw error;
-      preset = unreadablePreset(earlier, messageOf(error));
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === undefined) return unreadablePreset(earlier, messageOf(error));
+      return unreadablePreset(earlier, messageOf(presetFileError(file, error)));
     }
-    this.#presets.set(file, preset);
-    return preset;
   }
 
   /** The files a child loads besides its model. */
@@ -126,12 +175,28 @@ export class Discovery {
 
 /** Finds all models once (`Discovery.scan`). */
 export async function discoverCatalog(options: DiscoveryOptions): Promise<Catalog> {
-  return await new Discovery(options).scan();
+  const { catalog } = await new Discovery(options).scan();
+  return catalog;
 }
 
 function versionOf(checks: readonly GgufCheck[]): string | undefined {
   const versions = checks.flatMap(({ version }) => version ?? []);
   return versions.length === 0 ? undefined : versions.join(' ');
+}
+
+/** A directory that is gone has no models; one that fails has those it had. */
+async function readModelsDir(
+  directory: string,
+  linksDirectory: string | undefined,
+  previous: ModelsDir | undefined,
+): Promise<ModelsDir> {
+  try {
+    return await scanModelsDir(directory, { linksDirectory });
+  } catch (error) {
+    if (previous === undefined) throw error;
+    const isGone = failureCode((error as Error).cause) === 'ENOENT';
+    return { models: isGone ? [] : previous.models, warnings: [messageOf(error)] };
+  }
 }
 
 async function readHubCache(directory: string | undefined): Promise<HubCache> {

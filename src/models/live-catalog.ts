@@ -1,6 +1,6 @@
 import { createCatalog, type Catalog } from './catalog.js';
 import { diffCatalogs, type CatalogDiff } from './catalog-diff.js';
-import { Discovery, type DiscoveryOptions } from './discover.js';
+import { Discovery, type DiscoveryOptions, type ScanOptions } from './discover.js';
 import type { FactsReport, FactsStore, ModelFiles } from './gguf/facts-store.js';
 import type { ModelFacts } from './gguf/gguf-facts.js';
 import type { Model } from './model.js';
@@ -40,9 +40,12 @@ export class LiveCatalog {
   #current: Catalog;
   #scanning: Promise<void> | undefined;
   #nextScan: Promise<void> | undefined;
+  #nextIsPatient = true;
   #learning = false;
   #publishTimer: NodeJS.Timeout | undefined;
   #lookTimer: NodeJS.Timeout | undefined;
+  /** When it fires. Milliseconds, monotonic. */
+  #lookAt = 0;
   #closed = false;
 
   private constructor(discovery: Discovery, catalog: Catalog, options: LiveCatalogOptions) {
@@ -56,7 +59,10 @@ export class LiveCatalog {
   /** The first scan; rejects, with a message for the user, if a directory or file that was named cannot be read. */
   static async open(options: LiveCatalogOptions): Promise<LiveCatalog> {
     const discovery = new Discovery(options);
-    return new LiveCatalog(discovery, await discovery.scan(), options);
+    const { catalog, againMs } = await discovery.scan();
+    const live = new LiveCatalog(discovery, catalog, options);
+    if (againMs !== undefined) live.#lookLater(againMs);
+    return live;
   }
 
   get current(): Catalog {
@@ -71,19 +77,25 @@ export class LiveCatalog {
   /**
    * Scans everything again; settles when the catalog shows what was on disk at the call. Calls during a scan share
    * the one that follows it.
+   *
+   * @param patient whether what was changed just now may be left to a later scan: it may not be finished
    */
-  reload(): Promise<void> {
-    if (this.#scanning === undefined && this.#nextScan === undefined) return this.#beginScan();
+  reload({ patient }: ScanOptions = { patient: false }): Promise<void> {
+    if (this.#scanning === undefined && this.#nextScan === undefined) return this.#beginScan({ patient });
+    this.#nextIsPatient &&= patient;
     this.#nextScan ??= Promise.allSettled([this.#scanning]).then(() => {
+      const next = { patient: this.#nextIsPatient };
       this.#nextScan = undefined;
-      return this.#beginScan();
+      this.#nextIsPatient = true;
+      return this.#beginScan(next);
     });
     return this.#nextScan;
   }
 
-  /** What is known of the model's files by now. */
+  /** What is known of the model's files by now; of files that are at fault nothing is. */
   facts(model: Model): ModelFacts | undefined {
-    const report = model.file === undefined ? undefined : this.#facts.known(filesOf(model, model.file));
+    const hasNone = model.file === undefined || model.problem !== undefined;
+    const report = hasNone ? undefined : this.#facts.known(filesOf(model, model.file));
     return report?.kind === 'facts' ? report.facts : undefined;
   }
 
@@ -107,15 +119,16 @@ export class LiveCatalog {
     clearTimeout(this.#lookTimer);
   }
 
-  #beginScan(): Promise<void> {
-    this.#scanning = this.#scan().finally(() => (this.#scanning = undefined));
+  #beginScan(options: ScanOptions): Promise<void> {
+    this.#scanning = this.#scan(options).finally(() => (this.#scanning = undefined));
     return this.#scanning;
   }
 
-  async #scan(): Promise<void> {
-    const scanned = await this.#discovery.scan();
+  async #scan(options: ScanOptions): Promise<void> {
+    const { catalog: scanned, againMs } = await this.#discovery.scan(options);
     await this.#readUnfinished(scanned);
     if (this.#closed) return;
+    if (againMs !== undefined) this.#lookLater(againMs);
     this.#scanned = scanned;
     const states = new Set(scanned.models.map(stateOf));
     for (const state of this.#findings.keys()) if (!states.has(state)) this.#findings.delete(state);
@@ -175,7 +188,7 @@ export class LiveCatalog {
     const state = stateOf(model);
     const earlier = this.#findings.get(state);
     if (report.kind === 'unread') {
-      if (earlier?.transient === true) this.#lookLater();
+      if (earlier?.transient === true) this.#lookLater(lookAgainMs);
       return;
     }
     const isProblem = report.kind === 'problem';
@@ -186,16 +199,21 @@ export class LiveCatalog {
     };
     this.#findings.set(state, finding);
     // What the scan had against a file that can be read has passed, unless it is the fault of its section.
-    if (finding.transient || (!isProblem && model.problem !== undefined)) this.#lookLater();
+    if (finding.transient || (!isProblem && model.problem !== undefined)) this.#lookLater(lookAgainMs);
     if (finding.problem === earlier?.problem) return;
     this.#publishTimer ??= setTimeout(() => this.#publish(), publishAfterMs).unref();
   }
 
-  #lookLater(): void {
-    this.#lookTimer ??= setTimeout(() => {
+  /** Scans again after `ms`, or sooner if that was wanted already. */
+  #lookLater(ms: number): void {
+    const at = performance.now() + ms;
+    if (this.#lookTimer !== undefined && this.#lookAt <= at) return;
+    clearTimeout(this.#lookTimer);
+    this.#lookAt = at;
+    this.#lookTimer = setTimeout(() => {
       this.#lookTimer = undefined;
-      this.reload().catch(this.#onError);
-    }, lookAgainMs).unref();
+      this.reload({ patient: true }).catch(this.#onError);
+    }, ms).unref();
   }
 
   /** Makes what was scanned last, with what reading the files has found, the current catalog. */

@@ -61,6 +61,8 @@ export interface ModelStatus {
   readonly info: ModelInfo | undefined;
   readonly inFlight: number;
   readonly waiting: number;
+  /** Whether it has changed since it was started, and is started anew when its requests have ended. */
+  readonly changing: boolean;
   /** How its last run ended, when none is going on. */
   readonly outcome: Outcome | undefined;
 }
@@ -219,7 +221,7 @@ export class Scheduler {
     const waiting = this.#queue.waitersFor(model);
     if (!running) {
       const past = this.#past.get(model);
-      const none = { progress: undefined, info: undefined, pid: undefined, inFlight: 0 };
+      const none = { progress: undefined, info: undefined, pid: undefined, inFlight: 0, changing: false };
       return { value: 'unloaded', port: past?.port ?? 0, ...none, waiting, outcome: past?.outcome };
     }
     const { state, port, pid } = running.instance;
@@ -231,6 +233,7 @@ export class Scheduler {
       info: 'info' in state ? state.info : undefined,
       inFlight: running.leases,
       waiting,
+      changing: running.draining?.reason === 'changed',
       outcome: undefined,
     };
   }

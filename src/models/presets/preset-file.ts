@@ -38,10 +38,15 @@ export async function readPresetBytes(path: string): Promise<Uint8Array> {
   try {
     return await readFile(path);
   } catch (error) {
-    const code = failureCode(error);
-    const reason = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${code}`;
-    throw new Error(`--models-preset '${path}' ${reason}`, { cause: error });
+    throw presetFileError(path, error);
   }
+}
+
+/** What the user is told when the system refuses the presets file at `path`. */
+export function presetFileError(path: string, cause: unknown): Error {
+  const code = failureCode(cause);
+  const reason = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${code}`;
+  return new Error(`--models-preset '${path}' ${reason}`, { cause });
 }
 
 /** Several presets as one: a later section replaces an earlier one of its name, `[*]` values add up. */

@@ -11,7 +11,7 @@ interface Rig {
   readonly keys: LiveKeys;
   readonly file: string;
   /** Has the file hold this and the keys read again. */
-  readonly write: (text: string) => void;
+  readonly write: (text: string) => Promise<void>;
   /** The records of the log, and its text. */
   readonly log: () => { readonly msg: string; readonly reason?: string }[];
   readonly logged: () => string;
@@ -29,9 +29,9 @@ function keysFrom(text: string | undefined, fixedApiKeys: readonly string[] = []
   return {
     keys,
     file,
-    write: (next) => {
+    write: async (next) => {
       writeFileSync(file, next);
-      keys.reload();
+      await keys.reload();
     },
     log: () => lines.map((line) => JSON.parse(line) as { msg: string }),
     logged: () => lines.join(''),
@@ -44,18 +44,18 @@ function valid({ keys }: Rig, ...candidates: string[]): string[] {
 }
 
 describe('without any key', () => {
-  it('everything is allowed, and there is none for our own commands', () => {
+  it('everything is allowed, and there is none for our own commands', async () => {
     const rig = keysFrom(undefined);
     expect(rig.keys.ring.isEmpty).toBe(true);
     expect(rig.keys.ofThisRun).toBeUndefined();
-    rig.keys.reload();
+    await rig.keys.reload();
     expect(rig.keys.ring.isEmpty).toBe(true);
     expect(rig.log()).toEqual([]);
   });
 });
 
 describe('the keys that are valid', () => {
-  it('are those given, those of the file, and one of this run that nobody can guess', () => {
+  it('are those given, those of the file, and one of this run that nobody can guess', async () => {
     const rig = keysFrom('# of the house\n file-1 \n\nfile-2\r\n', ['given']);
     const own = rig.keys.ofThisRun ?? '';
     expect(valid(rig, 'given', 'file-1', 'file-2', own)).toEqual(['given', 'file-1', 'file-2', own]);
@@ -64,11 +64,11 @@ describe('the keys that are valid', () => {
     expect(keysFrom('x').keys.ofThisRun).not.toBe(own);
   });
 
-  it('are those of the file as it is now, from the next request on; the others stay', () => {
+  it('are those of the file as it is now, from the next request on; the others stay', async () => {
     const rig = keysFrom('old\nkept\n', ['given']);
     const own = rig.keys.ofThisRun ?? '';
     const ring = rig.keys.ring;
-    rig.write('kept\nnew\n');
+    await rig.write('kept\nnew\n');
     expect(valid(rig, 'old', 'kept', 'new', 'given', own)).toEqual(['kept', 'new', 'given', own]);
     expect(rig.keys.ring).toBe(ring);
     expect(rig.keys.ofThisRun).toBe(own);
@@ -76,35 +76,35 @@ describe('the keys that are valid', () => {
 
   it.each(['', '\n \n', '# kept for later\n#one\n'])(
     'stay as they were when the file holds none any more: %j',
-    (text) => {
+    async (text) => {
       const rig = keysFrom('one', ['given']);
-      rig.write(text);
+      await rig.write(text);
       expect(valid(rig, 'one', 'given', '')).toEqual(['one', 'given']);
       expect(rig.log()).toMatchObject([{ level: 40, msg: 'the API keys stay as they were' }]);
       expect(rig.log()[0]?.reason).toContain(rig.file);
     },
   );
 
-  it('stay as they were while the file cannot be read, and follow it when it is back', () => {
+  it('stay as they were while the file cannot be read, and follow it when it is back', async () => {
     const rig = keysFrom('one');
     renameSync(rig.file, `${rig.file}.aside`);
-    rig.keys.reload();
+    await rig.keys.reload();
     mkdirSync(rig.file);
-    rig.keys.reload();
+    await rig.keys.reload();
     expect(valid(rig, 'one')).toEqual(['one']);
     expect(rig.log().map(({ reason }) => reason)).toEqual([
       expect.stringContaining('ENOENT'),
       expect.stringContaining('EISDIR'),
     ]);
     rmSync(rig.file, { recursive: true });
-    rig.write('two');
+    await rig.write('two');
     expect(valid(rig, 'one', 'two')).toEqual(['two']);
   });
 
-  it('are never written into the log', () => {
+  it('are never written into the log', async () => {
     const rig = keysFrom('secret-1', ['secret-2']);
-    rig.write('secret-3');
-    rig.write('');
+    await rig.write('secret-3');
+    await rig.write('');
     expect(rig.log()).toMatchObject([{ keys: 1, msg: 'API keys read again' }, { level: 40 }]);
     for (const key of ['secret-1', 'secret-2', 'secret-3', rig.keys.ofThisRun ?? '']) {
       expect(rig.logged()).not.toContain(key);
@@ -113,12 +113,12 @@ describe('the keys that are valid', () => {
 });
 
 describe('a key ring', () => {
-  it('without keys holds none, the empty one neither', () => {
+  it('without keys holds none, the empty one neither', async () => {
     const ring = new KeyRing([]);
     expect([ring.isEmpty, ring.holds('')]).toEqual([true, false]);
   });
 
-  it('holds what was put in last', () => {
+  it('holds what was put in last', async () => {
     const ring = new KeyRing(['a', 'a', 'b']);
     expect([ring.holds('a'), ring.holds('b')]).toEqual([true, true]);
     ring.replace(['c']);
@@ -130,7 +130,7 @@ describe('a key ring', () => {
     ]);
   });
 
-  it('takes a key as the bytes that a client sends, and in no other encoding', () => {
+  it('takes a key as the bytes that a client sends, and in no other encoding', async () => {
     const ring = new KeyRing(['schlüssel-🔑']);
     expect(ring.holds(Buffer.from('schlüssel-🔑'))).toBe(true);
     expect(ring.holds(Buffer.from('schlüssel-🔑', 'latin1'))).toBe(false);

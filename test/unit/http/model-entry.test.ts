@@ -29,6 +29,7 @@ const unloaded: ModelStatus = {
   info: undefined,
   inFlight: 0,
   waiting: 0,
+  changing: false,
   outcome: undefined,
 };
 

@@ -1,3 +1,5 @@
+import { execFileSync } from 'node:child_process';
+import { writeFile as writeFileAsync } from 'node:fs/promises';
 import { mkdirSync, renameSync, rmSync, truncateSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
@@ -26,8 +28,15 @@ const nowhere: DiscoveryOptions = {
 const discover = (options: Partial<DiscoveryOptions>): Promise<Catalog> =>
   discoverCatalog({ ...nowhere, ...options });
 
-const discovery = (options: Partial<DiscoveryOptions>): Discovery =>
-  new Discovery({ ...nowhere, ...options });
+/** A discovery of which only the catalogs count. */
+interface Scanner {
+  scan(): Promise<Catalog>;
+}
+
+const discovery = (options: Partial<DiscoveryOptions>): Scanner => {
+  const found = new Discovery({ ...nowhere, ...options });
+  return { scan: async () => (await found.scan()).catalog };
+};
 
 /** What is wrong with each model, by its id. */
 function problemsIn({ models }: Catalog): Record<string, string | undefined> {
@@ -157,7 +166,7 @@ describe('a presets file', () => {
   function follow(...lines: string[]): {
     file: string;
     write: (...lines: string[]) => void;
-    found: Discovery;
+    found: Scanner;
   } {
     const file = join(tempDir(), 'p.ini');
     const write = (...next: string[]): void => void writeFile(file, next.join('\n'));
@@ -188,6 +197,32 @@ describe('a presets file', () => {
     write(...good);
     const back = await found.scan();
     expect([shown(back), back.warnings]).toEqual([served, []]);
+  });
+
+  it('that was changed just now is left to a later scan, unless somebody asked for this one', async () => {
+    const file = writeFile(join(tempDir(), 'p.ini'), '[a]\nhf-repo = o/a\nc = 512');
+    const found = new Discovery({ ...nowhere, presetFiles: [file] });
+    const contextOf = async (patient: boolean): Promise<[string | undefined, boolean]> => {
+      const { catalog, againMs } = await found.scan({ patient });
+      return [byKey(catalog.resolve('a')?.options ?? new Map())['ctx-size'], againMs !== undefined];
+    };
+    expect(await contextOf(false)).toEqual(['512', false]);
+    writeFile(file, '[a]\nhf-repo = o/a\nc = 5');
+    expect(await contextOf(true)).toEqual(['512', true]);
+    expect(await contextOf(false)).toEqual(['5', false]);
+    writeFile(file, '[a]\nhf-repo = o/a\nc = 256');
+    utimesSync(file, 1_000, 1_000);
+    expect(await contextOf(true)).toEqual(['256', false]);
+  });
+
+  it('that is a pipe is read once', async () => {
+    const file = join(tempDir(), 'p.ini');
+    execFileSync('mkfifo', [file]);
+    const found = discovery({ presetFiles: [file] });
+    const writing = writeFileAsync(file, '[a]\nhf-repo = o/a');
+    expect(Object.keys(problemsIn(await found.scan()))).toEqual(['a']);
+    await writing;
+    expect(Object.keys(problemsIn(await found.scan()))).toEqual(['a']);
   });
 
   it('that is a directory for a while is no other case', async () => {
@@ -270,7 +305,7 @@ describe('the version of a model', () => {
   const at = (path: string, seconds: number): void => utimesSync(path, seconds, seconds);
 
   /** Versions by id, after each change. */
-  async function versions(found: Discovery): Promise<Record<string, string | undefined>> {
+  async function versions(found: Scanner): Promise<Record<string, string | undefined>> {
     const { models } = await found.scan();
     return Object.fromEntries(models.map(({ id, version }) => [id, version]));
   }

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { vi } from 'vitest';
 import type { Catalog } from '../../../src/models/catalog.js';
 import type { CatalogDiff } from '../../../src/models/catalog-diff.js';
-import { Discovery, type DiscoveryOptions } from '../../../src/models/discover.js';
+import { Discovery, type DiscoveryOptions, type Scan } from '../../../src/models/discover.js';
 import { FactsStore, type FactsReport, type ModelFiles } from '../../../src/models/gguf/facts-store.js';
 import { LiveCatalog } from '../../../src/models/live-catalog.js';
 import type { Model } from '../../../src/models/model.js';
@@ -161,12 +161,13 @@ export function problems({ live }: Rig): Record<string, string | undefined> {
   return Object.fromEntries(live.current.models.map(({ id, problem }) => [id, problem]));
 }
 
-const scanReally: (this: Discovery) => Promise<Catalog> = Reflect.get(Discovery.prototype, 'scan');
+const scanReally: (this: Discovery) => Promise<Scan> = Reflect.get(Discovery.prototype, 'scan');
 
 /** Puts `scan` in the place of every scan until the end of the test; it gets the real one. */
 export function replaceScans(scan: (scanNow: () => Promise<Catalog>) => Promise<Catalog>): void {
-  const spy = vi.spyOn(Discovery.prototype, 'scan').mockImplementation(function (this: Discovery) {
-    return scan(() => scanReally.call(this));
+  const spy = vi.spyOn(Discovery.prototype, 'scan').mockImplementation(async function (this: Discovery) {
+    const scanNow = async (): Promise<Catalog> => (await scanReally.call(this)).catalog;
+    return { catalog: await scan(scanNow), againMs: undefined };
   });
   atEndOfTest(() => spy.mockRestore());
 }

@@ -1,4 +1,4 @@
-import { renameSync, rmSync } from 'node:fs';
+import { renameSync, rmSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Catalog } from '../../../src/models/catalog.js';
@@ -43,6 +43,8 @@ function modelsDir(models: Readonly<Record<string, Kind>> = {}): string {
 async function open(directory: string, ...presetLines: string[]): Promise<Rig> {
   const presetFiles =
     presetLines.length === 0 ? [] : [writeFile(join(tempDir(), 'p.ini'), presetLines.join('\n'))];
+  // Long settled: a file that was changed just now is looked at again.
+  for (const file of presetFiles) utimesSync(file, 1_000, 1_000);
   return await openRig({ modelsDirs: [directory], presetFiles });
 }
 
