@@ -33,6 +33,9 @@ export function helpText(native: NativeHelp, columns = WIDEST): string {
   if ('help' in native) writeNative(page, help, options);
   else page.paragraph(`The options of llama-server itself cannot be shown: ${native.obstacle}`);
   writeOurs(page, options);
+  page.paragraph(
+    'Other commands: llama-supervisor config check FILE (says what is wrong with a presets file), llama-supervisor help.',
+  );
   return page.text();
 }
 

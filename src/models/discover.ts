@@ -1,6 +1,8 @@
 import { stat } from 'node:fs/promises';
 import { userInfo } from 'node:os';
 import type { OptionTable, OptionValues } from '../config/option-table.js';
+import { withoutKeys } from '../config/render-options.js';
+import { boundedMap } from './bounded-map.js';
 import { buildCatalog, createCatalog, type Catalog } from './catalog.js';
 import { failureCode } from './disk/directory.js';
 import { flatCacheDirectories, scanFlatCache, type FlatCache } from './disk/flat-cache.js';
@@ -10,6 +12,7 @@ import { isEmptied, keepLastGood, unreadablePreset } from './presets/last-good-p
 import type { Model } from './model.js';
 import { scanModelsDir, type ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
+import { fileProblems } from './presets/option-files.js';
 import {
   mergePresets,
   parsePreset,
@@ -41,6 +44,19 @@ const settlesAfterMs = 1_000;
 /** What was silent, or changed too lately, is looked at again after this. */
 const lookAgainMs = { silent: 5_000, unsettled: settlesAfterMs } as const;
 
+/** What is known of the models' files. */
+interface FileFindings {
+  /** By path. */
+  readonly checks: ReadonlyMap<string, GgufCheck>;
+  /** What is wrong with the other files that a model's options name, by its id. */
+  readonly faults: ReadonlyMap<string, string>;
+}
+
+const NOTHING_FOUND: FileFindings = { checks: new Map(), faults: new Map() };
+/** Keys of the options whose files are checked with the model's own. */
+const CHECKED_KEYS: ReadonlySet<string> = new Set(['model', 'mmproj', 'model-draft']);
+const maxModelsChecked = 16;
+
 export interface ScanOptions {
   /** Whether a presets file that was changed just now may wait for the next scan; not if somebody asked for this one. */
   readonly patient: boolean;
@@ -66,9 +82,9 @@ export class Discovery {
   readonly #flat: readonly Source<FlatCache>[];
   readonly #modelsDirs: readonly Source<ModelsDir>[];
   readonly #presets: readonly Source<Preset>[];
-  readonly #checks: GgufChecks = new GgufChecks();
-  readonly #checked: Source<ReadonlyMap<string, GgufCheck>>;
-  #toCheck: readonly string[] = [];
+  readonly #checks = new GgufChecks();
+  readonly #files: Source<FileFindings>;
+  #toCheck: readonly Model[] = [];
   #isPatient = false;
   #isUnsettled = false;
 
@@ -89,7 +105,7 @@ export class Discovery {
     this.#presets = presetFiles.map(
       (file) => new Source((previous) => this.#readPreset(file, previous), patienceMs),
     );
-    this.#checked = new Source(() => this.#checks.checkAll(this.#toCheck), patienceMs);
+    this.#files = new Source(() => this.#checkFiles(this.#toCheck), patienceMs);
   }
 
   /**
@@ -119,16 +135,17 @@ export class Discovery {
     const preset = mergePresets(presets);
     const { models, warnings } = buildCatalog({ cache, flatCaches, modelsDirs: dirs, preset, base, table });
 
-    const companions = models.map((model) => this.#companionsOf(model));
-    this.#toCheck = [...models.flatMap(({ file }) => file ?? []), ...companions.flat()];
-    const checked = await read('the files of the models', this.#checked, new Map<string, GgufCheck>());
-    const withChecks = models.map((model, index): Model => {
-      const files = [model.file, ...(companions[index] ?? [])].filter((file) => file !== undefined);
-      const checks = files.map((file) => checked.get(file)).filter((check) => check !== undefined);
+    this.#toCheck = models;
+    const { checks, faults } = await read('the files of the models', this.#files, NOTHING_FOUND);
+    const withChecks = models.map((model): Model => {
+      const found = this.#filesOf(model).flatMap((file) => checks.get(file) ?? []);
       return {
         ...model,
-        version: versionOf(checks),
-        problem: model.problem ?? checks.find(({ problem }) => problem !== undefined)?.problem,
+        version: versionOf(found),
+        problem:
+          model.problem ??
+          found.find(({ problem }) => problem !== undefined)?.problem ??
+          faults.get(model.id),
       };
     });
     return {
@@ -163,13 +180,26 @@ export class Discovery {
     }
   }
 
-  /** The files a child loads besides its model. */
-  #companionsOf({ options, mmproj }: Model): string[] {
+  /** Checks what the models load: the GGUF files by their headers, and what else their options name. */
+  async #checkFiles(models: readonly Model[]): Promise<FileFindings> {
+    const faults = new Map<string, string>();
+    const [checks] = await Promise.all([
+      this.#checks.checkAll(models.flatMap((model) => this.#filesOf(model))),
+      boundedMap(models, maxModelsChecked, async ({ id, options }) => {
+        const [fault] = await fileProblems(withoutKeys(options, CHECKED_KEYS), options, this.#read);
+        if (fault !== undefined) faults.set(id, fault.message);
+      }),
+    ]);
+    return { checks, faults };
+  }
+
+  /** The GGUF files of a model: its own, and those its child loads besides. */
+  #filesOf({ file, mmproj, options }: Model): string[] {
     const named = (name: string): string | undefined => this.#read.get(options, name);
     // Of a draft's repository it names a file in there; with a URL, where to put what is downloaded.
     const draft = named('hf-repo-draft') === undefined ? named('model-draft') : undefined;
     const projector = named('mmproj-url') === undefined ? mmproj : undefined;
-    return [projector, draft].filter((file) => file !== undefined);
+    return [file, projector, draft].filter((path) => path !== undefined);
   }
 }
 

@@ -69,7 +69,10 @@ export async function checkPreset({ file, modelsDirs, env, table }: CheckOptions
 export function renderReport({ file, ok, errors, warnings }: PresetReport): string {
   const say =
     (kind: string) =>
-    ({ line, message }: PresetFinding) => ({ line, text: `${file}:${line}: ${kind}: ${message}` });
+    ({ line, section, message }: PresetFinding) => ({
+      line,
+      text: `${file}:${line}: ${kind}: ${section === null ? '' : `[${section}] `}${message}`,
+    });
   const findings = [...errors.map(say('error')), ...warnings.map(say('warning'))].sort(
     (a, b) => a.line - b.line,
   );
