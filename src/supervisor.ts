@@ -22,7 +22,7 @@ import { FactsStore } from './models/gguf/facts-store.js';
 import { LiveCatalog } from './models/live-catalog.js';
 import type { Watching } from './models/watching/watcher.js';
 import { Counters } from './observe/counters.js';
-import { logEvents } from './observe/log-events.js';
+import { logEvents, logFaults } from './observe/log-events.js';
 import type { Logger } from './observe/log.js';
 import { writeRunFile } from './observe/run-file.js';
 import { Scheduler } from './scheduler/scheduler.js';
@@ -257,10 +257,11 @@ function reportCatalog(
       'no model was found: put GGUF files into one of these directories, or name another with --models-dir',
     );
   }
-  for (const warning of catalog.warnings) log.warn(warning);
-  for (const { id, problem } of catalog.models) {
-    if (problem !== undefined) log.warn({ model: id, problem }, 'model cannot be served');
-  }
+  const broken = catalog.models.map(({ id, problem, stale }) => ({ model: id, problem, stale }));
+  logFaults(
+    { warnings: catalog.warnings, broken: broken.filter(({ problem }) => problem !== undefined) },
+    log,
+  );
 }
 
 async function reloadAll(keys: LiveKeys, catalog: LiveCatalog): Promise<void> {

@@ -41,7 +41,7 @@ export function namesModel(
   });
 }
 
-/** Switches such as `--gpt-oss-20b-default` stand for a repository; only their description tells them apart. */
-function isModelShortcut({ valueCount, description }: Option): boolean {
+/** Whether `option` is a switch such as `--gpt-oss-20b-default`, which stands for a repository: only its words tell. */
+export function isModelShortcut({ valueCount, description }: Option): boolean {
   return valueCount === 0 && description.includes('can download weights');
 }

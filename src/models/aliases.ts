@@ -16,7 +16,9 @@ export function settleAliases(models: readonly Model[], warnings: string[]): Mod
         owners.set(alias, model.id);
         return true;
       }
-      losers.set(alias, [...(losers.get(alias) ?? []), model.id]);
+      const without = losers.get(alias);
+      if (without === undefined) losers.set(alias, [model.id]);
+      else without.push(model.id);
       return false;
     });
     return { ...model, aliases };

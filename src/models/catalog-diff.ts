@@ -6,7 +6,7 @@ import { sameLaunch } from './same-launch.js';
 export interface CatalogDiff {
   readonly added: readonly string[];
   readonly removed: readonly string[];
-  /** Models that would be started differently now, or that can be served now and could not before. */
+  /** Models that would be started differently now, or that can be served now and could not; no failed one that stays so. */
   readonly changed: readonly string[];
   /** Models against which something new is known: why they cannot be served, or what is wrong with their section. */
   readonly broken: readonly Model[];
@@ -25,16 +25,21 @@ export function diffCatalogs(before: Catalog, after: Catalog): CatalogDiff {
     // The same object is the common case in a catalog of thousands.
     if (earlier === model) continue;
     if (earlier === undefined) diff.added.push(model.id);
-    else if (!sameLaunch(earlier, model) || (earlier.problem !== undefined && model.problem === undefined)) {
+    else if (earlier.problem === undefined ? !sameLaunch(earlier, model) : model.problem === undefined) {
       diff.changed.push(model.id);
     }
-    const isNew = (word: string | undefined, earlierWord: string | undefined): boolean =>
-      word !== undefined && word !== earlierWord;
-    if (isNew(model.problem, earlier?.problem) || isNew(model.stale, earlier?.stale)) diff.broken.push(model);
+    const isStale = model.stale !== undefined && model.stale !== earlier?.stale;
+    if (isStale || hasNewProblem(model, earlier)) diff.broken.push(model);
   }
   return {
     ...diff,
     removed: before.models.flatMap(({ id }) => (now.has(id) ? [] : [id])),
     warnings: after.warnings.filter((warning) => !known.has(warning)),
   };
+}
+
+/** What a file that is being written lacks is told once, not at each of its steps. */
+function hasNewProblem(model: Model, earlier: Model | undefined): boolean {
+  if (model.problem === undefined || model.problem === earlier?.problem) return false;
+  return !(model.transient && earlier?.transient === true);
 }

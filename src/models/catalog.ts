@@ -65,7 +65,7 @@ export function buildCatalog(sources: CatalogSources): Catalog {
       ]),
       RESERVED_IN_PRESETS,
     );
-    const options = fromFlatCache(merged, flatModels, sources.cache, read);
+    const options = fromCachedFile(merged, flatModels, sources.cache, read);
     return describe({ id, options, discovered, section }, sources.cache, read);
   });
   const hidden = duplicates(models, sources, read);
@@ -159,27 +159,41 @@ function byIdAndAlias(caches: readonly FlatCache[]): ReadonlyMap<string, FlatMod
 }
 
 /**
- * The options, with the file instead of the repository where only a flat cache holds that: a child knows the hub's
- * layout alone and would download the model again. What goes with the repository's file goes with this one, too.
+ * The options, with the file instead of the repository where a child would not find that in the cache and download it
+ * again: where only a flat cache holds it, whose layout a child does not know, or an older snapshot than the one that
+ * is being downloaded. What goes with the repository's file goes with this one, too.
  */
-function fromFlatCache(
+function fromCachedFile(
   options: OptionValues,
   flatModels: ReadonlyMap<string, FlatModel>,
   cache: HubCache,
   read: OptionReader,
 ): OptionValues {
   const repo = read.get(options, 'hf-repo');
-  const model = repo === undefined ? undefined : flatModels.get(withCanonicalTag(repo));
-  if (repo === undefined || model === undefined || read.get(options, 'hf-file') !== undefined) return options;
-  if (cache.resolve(repo).kind !== 'absent') return options;
+  if (repo === undefined) return options;
+  const files = cachedFiles(repo, read.get(options, 'hf-file'), flatModels, cache);
+  if (files === undefined) return options;
   // Of a draft's repository `model-draft` names a file.
-  const draft = read.get(options, 'hf-repo-draft') === undefined ? model.draft : undefined;
-  const { mmproj } = projectorOf(options, read, model.mmproj);
+  const draft = read.get(options, 'hf-repo-draft') === undefined ? files.draft : undefined;
+  const { mmproj } = projectorOf(options, read, files.mmproj);
   return new Map([
-    ...fileOptions({ file: model.file, mmproj, draft }, read),
+    ...fileOptions({ file: files.file, mmproj, draft }, read),
     // A repository goes before all others that say where the model is.
-    ...withoutKeys(options, new Set(MODEL_GIVING)),
+    ...withoutKeys(options, new Set([...MODEL_GIVING, 'hf-file'])),
   ]);
+}
+
+/** The files of what a child would not find by itself; undefined of what it finds, and of what is not there. */
+function cachedFiles(
+  repo: string,
+  hfFile: string | undefined,
+  flatModels: ReadonlyMap<string, FlatModel>,
+  cache: HubCache,
+): ModelFiles | undefined {
+  const found = cache.resolve(repo, hfFile);
+  if (found.kind === 'file') return found.isOutdated ? { ...found, draft: undefined } : undefined;
+  if (found.kind === 'absent' && hfFile === undefined) return flatModels.get(withCanonicalTag(repo));
+  return undefined;
 }
 
 /** `user/repo:q4_0` as `user/repo:Q4_0`, in which form ids are; a child finds either. */
@@ -241,6 +255,7 @@ function describe({ id, options, discovered, section }: Merged, cache: HubCache,
     mmproj: origin.mmproj,
     version: undefined,
     problem: problems.length === 0 ? undefined : problems.join('; '),
+    transient: false,
     stale: section?.stale,
     hidden: false,
     canRemove: section === undefined && discovered?.canRemove === true,

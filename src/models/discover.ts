@@ -1,13 +1,13 @@
 import { stat } from 'node:fs/promises';
-import { userInfo } from 'node:os';
 import type { OptionTable, OptionValues } from '../config/option-table.js';
 import { withoutKeys } from '../config/render-options.js';
 import { boundedMap } from './bounded-map.js';
 import { buildCatalog, createCatalog, type Catalog } from './catalog.js';
-import { failureCode } from './disk/directory.js';
+import { failureCode, isGone } from './disk/directory.js';
 import { flatCacheDirectories, scanFlatCache, type FlatCache } from './disk/flat-cache.js';
 import { GgufChecks, type GgufCheck } from './gguf/gguf-file.js';
-import { HubCache, hubCacheDirectory, scanHubCache } from './disk/hub-cache.js';
+import { HubCache, hubCacheDirectory, passwdHome, scanHubCache } from './disk/hub-cache.js';
+import { LastReadings } from './disk/last-readings.js';
 import { isEmptied, keepLastGood, unreadablePreset } from './presets/last-good-preset.js';
 import type { Model } from './model.js';
 import { scanModelsDir, type ModelsDir } from './disk/models-dir.js';
@@ -95,13 +95,17 @@ export class Discovery {
     this.#options = options;
     this.#read = optionReader(table);
     const { hub, flat } = this.cacheDirectories;
-    this.#hub = new Source(() => readHubCache(hub), patienceMs);
-    this.#flat = flat.map(
-      (directory) => new Source(() => scanFlatCache(directory, { linksDirectory }), patienceMs),
-    );
-    this.#modelsDirs = modelsDirs.map(
-      (directory) => new Source((previous) => readModelsDir(directory, linksDirectory, previous), patienceMs),
-    );
+    const hubReadings = new LastReadings();
+    this.#hub = new Source(() => readHubCache(hub, hubReadings), patienceMs);
+    this.#flat = flat.map((directory) => {
+      const readings = new LastReadings();
+      return new Source(() => scanFlatCache(directory, { linksDirectory, readings }), patienceMs);
+    });
+    this.#modelsDirs = modelsDirs.map((directory) => {
+      const readings = new LastReadings();
+      const scan = () => scanModelsDir(directory, { linksDirectory, readings });
+      return new Source((previous) => readModelsDir(scan, previous), patienceMs);
+    });
     this.#presets = presetFiles.map(
       (file) => new Source((previous) => this.#readPreset(file, previous), patienceMs),
     );
@@ -216,31 +220,21 @@ function versionOf(checks: readonly GgufCheck[]): string | undefined {
 
 /** A directory that is gone has no models; one that fails has those it had. */
 async function readModelsDir(
-  directory: string,
-  linksDirectory: string | undefined,
+  scan: () => Promise<ModelsDir>,
   previous: ModelsDir | undefined,
 ): Promise<ModelsDir> {
   try {
-    return await scanModelsDir(directory, { linksDirectory });
+    return await scan();
   } catch (error) {
     if (previous === undefined) throw error;
-    const isGone = failureCode((error as Error).cause) === 'ENOENT';
-    return { models: isGone ? [] : previous.models, warnings: [messageOf(error)] };
+    const models = isGone(failureCode((error as Error).cause)) ? [] : previous.models;
+    return { models, warnings: [messageOf(error)] };
   }
 }
 
-async function readHubCache(directory: string | undefined): Promise<HubCache> {
-  if (directory !== undefined) return await scanHubCache(directory);
+async function readHubCache(directory: string | undefined, readings: LastReadings): Promise<HubCache> {
+  if (directory !== undefined) return await scanHubCache(directory, { readings });
   return new HubCache([], ['no model cache: neither HOME nor the user database names a home directory']);
-}
-
-/** The home directory of the user database; a container's arbitrary user may have none. */
-function passwdHome(): string | undefined {
-  try {
-    return userInfo().homedir;
-  } catch {
-    return undefined;
-  }
 }
 
 function messageOf(error: unknown): string {

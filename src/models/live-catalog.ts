@@ -141,15 +141,19 @@ export class LiveCatalog {
    * known yet, and nobody is to be told that they are well in between.
    */
   async #readUnfinished({ models }: Catalog): Promise<void> {
-    const findings = [...this.#findings.values()];
-    const unfinished = new Set(findings.filter(({ transient }) => transient).map(({ file }) => file));
-    const readings: Promise<FactsReport>[] = [];
-    for (const model of models) {
-      const { file, problem } = model;
-      if (file === undefined || !unfinished.has(file) || problem !== undefined) continue;
-      if (!this.#findings.has(stateOf(model))) readings.push(this.#read(model, file, { urgent: true }));
-    }
-    await Promise.all(readings);
+    const findings = [...this.#findings.values()].filter(({ transient }) => transient);
+    const unfinished = new Map(findings.map((finding) => [finding.file, finding]));
+    const reread = async (model: Model): Promise<void> => {
+      const state = stateOf(model);
+      const earlier = model.file === undefined ? undefined : unfinished.get(model.file);
+      if (earlier === undefined || this.#findings.has(state)) return;
+      await this.#read(model, earlier.file, { urgent: true });
+      if (this.#closed || this.#findings.has(state)) return;
+      // It could not be read: it is as unfinished as it was.
+      this.#findings.set(state, earlier);
+      this.#lookLater(lookAgainMs);
+    };
+    await Promise.all(models.map(reread));
   }
 
   async #learnAll(): Promise<void> {
@@ -200,7 +204,8 @@ export class LiveCatalog {
     this.#findings.set(state, finding);
     // What the scan had against a file that can be read has passed, unless it is the fault of its section.
     if (finding.transient || (!isProblem && model.problem !== undefined)) this.#lookLater(lookAgainMs);
-    if (finding.problem === earlier?.problem) return;
+    const { problem, transient } = earlier ?? { problem: undefined, transient: false };
+    if (finding.problem === problem && finding.transient === transient) return;
     this.#publishTimer ??= setTimeout(() => this.#publish(), publishAfterMs).unref();
   }
 
@@ -232,9 +237,10 @@ export class LiveCatalog {
 
   #withFinding(model: Model): Model {
     const finding = this.#findings.get(stateOf(model));
-    return finding?.problem === undefined || model.problem !== undefined
-      ? model
-      : { ...model, problem: finding.problem };
+    if (finding?.problem === undefined) return model;
+    // The scan's look at first bytes has the same words; any others are about the model's section.
+    if (model.problem !== undefined && model.problem !== finding.problem) return model;
+    return { ...model, problem: finding.problem, transient: finding.transient };
   }
 }
 

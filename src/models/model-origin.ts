@@ -1,14 +1,10 @@
-import { isFalsey, type Option, type OptionValues } from '../config/option-table.js';
+import { isModelShortcut } from '../config/direct-options.js';
+import { isFalsey, type OptionValues } from '../config/option-table.js';
 import type { HubCache } from './disk/hub-cache.js';
 import type { OptionReader } from './option-reader.js';
 
 /** Options of which a child needs one that is not empty, or it would start as a router itself. */
 export const MODEL_GIVING = ['model', 'hf-repo', 'model-url', 'docker-repo'] as const;
-
-/** Options like `--fim-qwen-7b-spec` or `--gpt-oss-20b-default`, each of which stands for a repository. */
-function isModelShortcut(option: Option): boolean {
-  return option.valueCount === 0 && /^fim-|-default$/.test(option.key) && option.key !== 'spec-default';
-}
 
 /** Where a child gets its model from. */
 export interface Origin {
@@ -74,5 +70,7 @@ function needsNetwork(options: OptionValues, cache: HubCache, read: OptionReader
   if (['model-url', 'docker-repo', 'mmproj-url'].some((name) => read.get(options, name) !== undefined))
     return true;
   const draft = read.get(options, 'hf-repo-draft');
-  return draft !== undefined && cache.resolve(draft).kind !== 'file';
+  if (draft === undefined) return false;
+  const found = cache.resolve(draft);
+  return found.kind !== 'file' || found.isOutdated;
 }

@@ -26,6 +26,8 @@ export interface Model {
   readonly version: string | undefined;
   /** Why the model can not be served; undefined if nothing is known against it. */
   readonly problem: string | undefined;
+  /** Whether that may pass by itself, as while a file is being written; its words then differ from look to look. */
+  readonly transient: boolean;
   /** What is wrong with its section as it is on disk now, while the last good form of that is served. */
   readonly stale: string | undefined;
   /** Not listed, because a section with `dedup-cache-models` serves the same file; requests can name it. */

@@ -23,7 +23,20 @@ export async function createLog({ level, format }: LogOptions): Promise<Logger> 
   const asText = format === 'text' || (format === 'auto' && process.stdout.isTTY);
   const destination = standardOutput();
   const stream = asText ? await asTextOn(destination) : destination;
-  return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, stream);
+  const log = pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, stream);
+  sayWhatIsDropped(destination, log);
+  return log;
+}
+
+/** Once the reader has taken all that was kept for it, the gap is named. */
+function sayWhatIsDropped(destination: Destination, log: Logger): void {
+  let dropped = 0;
+  destination.on('drop', () => (dropped += 1));
+  destination.on('drain', () => {
+    if (dropped === 0) return;
+    log.warn({ dropped }, 'lines of the log were dropped: its reader did not take them');
+    dropped = 0;
+  });
 }
 
 type Destination = ReturnType<typeof pino.destination>;

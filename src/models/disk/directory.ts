@@ -1,12 +1,19 @@
 import { opendir, stat } from 'node:fs/promises';
 import type { Dirent } from 'node:fs';
 
-/** One entry of a directory, symbolic links followed; `dangling` is a link whose target does not exist. */
+/**
+ * One entry of a directory, symbolic links followed; `dangling` is a link whose target does not exist, and `unknown` one
+ * whose target the system fails to tell.
+ */
 export interface DirectoryEntry {
   readonly name: string;
   readonly path: string;
-  readonly kind: 'file' | 'directory' | 'dangling' | 'other';
+  readonly kind: 'file' | 'directory' | 'dangling' | 'unknown' | 'other';
+  readonly isLink: boolean;
 }
+
+/** What following a link fails with that leads to no file, today or tomorrow. */
+const LEADS_NOWHERE: ReadonlySet<string> = new Set(['ENOENT', 'ENOTDIR', 'ELOOP', 'ENAMETOOLONG']);
 
 /**
  * `directory` and `name` as one path, the first kept exactly as it was given: a relative one stays relative,
@@ -26,23 +33,38 @@ export async function readDirents(directory: string): Promise<Dirent[]> {
   return dirents;
 }
 
-/** The entries of `directory` in the system's order, links followed. Rejects if it cannot be read. */
-export async function readDirectory(directory: string): Promise<DirectoryEntry[]> {
+/**
+ * The entries of `directory` in the system's order, links followed. Where a link leads is taken from `last`, the entries
+ * as they were before, if the system fails to tell. Rejects if the directory cannot be read.
+ */
+export async function readDirectory(
+  directory: string,
+  last: readonly DirectoryEntry[] = [],
+): Promise<DirectoryEntry[]> {
   const entries: DirectoryEntry[] = [];
   for (const dirent of await readDirents(directory)) {
     const path = joinPath(directory, dirent.name);
-    const kind = dirent.isSymbolicLink() ? await kindOfPath(path) : directKind(dirent);
-    entries.push({ name: dirent.name, path, kind });
+    const isLink = dirent.isSymbolicLink();
+    entries.push({
+      name: dirent.name,
+      path,
+      kind: isLink ? await kindOfPath(path) : directKind(dirent),
+      isLink,
+    });
   }
-  return entries;
+  if (!entries.some(({ kind }) => kind === 'unknown')) return entries;
+  const kinds = new Map(last.map(({ name, kind }) => [name, kind]));
+  return entries.map((entry) =>
+    entry.kind === 'unknown' ? { ...entry, kind: kinds.get(entry.name) ?? entry.kind } : entry,
+  );
 }
 
 /** What `path` is, links followed. */
 export async function kindOfPath(path: string | Buffer): Promise<DirectoryEntry['kind']> {
   try {
     return directKind(await stat(path));
-  } catch {
-    return 'dangling';
+  } catch (error) {
+    return LEADS_NOWHERE.has(failureCode(error)) ? 'dangling' : 'unknown';
   }
 }
 
@@ -51,19 +73,9 @@ function directKind(entry: { isFile(): boolean; isDirectory(): boolean }): Direc
   return entry.isDirectory() ? 'directory' : 'other';
 }
 
-/** What `read` gives of `directory`; nothing where it does not exist, and a warning where it cannot be read. */
-export async function readOrWarn<Entry>(
-  directory: string,
-  read: (directory: string) => Promise<Entry[]>,
-  warnings: string[],
-): Promise<Entry[]> {
-  try {
-    return await read(directory);
-  } catch (error) {
-    const code = failureCode(error);
-    if (code !== 'ENOENT') warnings.push(`'${directory}' cannot be read: ${code}`);
-    return [];
-  }
+/** Whether a failure with `code` says that there is nothing at the path; others leave open what is there. */
+export function isGone(code: string): boolean {
+  return code === 'ENOENT' || code === 'ENOTDIR';
 }
 
 /** The system's code of a failed file operation (`EACCES`), or the message where it has none. */

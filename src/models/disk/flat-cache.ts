@@ -1,9 +1,10 @@
 import { boundedMap } from '../bounded-map.js';
 import { compareBytewise } from '../bytewise.js';
-import { joinPath, readOrWarn } from './directory.js';
+import { joinPath, type DirectoryEntry } from './directory.js';
 import { isManifest, readManifest } from './flat-manifest.js';
 import { flatModels, type FlatCandidate, type FlatModel } from './flat-models.js';
 import { isGgufFile } from './gguf-role.js';
+import { LastReadings } from './last-readings.js';
 import { readNamedDirectory, sweepLinks, type OddNames } from './odd-names.js';
 
 /**
@@ -51,24 +52,27 @@ export function flatCacheDirectories(
 
 /**
  * Reads the flat cache at `directory`; directories in it, those of the hub's layout too, are passed over. One that
- * does not exist is empty; what cannot be read is a warning. Never rejects.
+ * does not exist is empty; what cannot be read is a warning, with what `readings`, the same at
+ * each scan of it, kept of the last. Never rejects.
  */
 export async function scanFlatCache(
   directory: string,
-  { linksDirectory }: Partial<OddNames> = {},
+  { linksDirectory, readings = new LastReadings() }: Partial<OddNames> & { readings?: LastReadings } = {},
 ): Promise<FlatCache> {
   const oddNames: OddNames = { linksDirectory };
   const warnings: string[] = [];
-  const entries = await readOrWarn(
+  readings.startScan();
+  const found = await readings.readOrWarn<DirectoryEntry>(
     directory,
-    (path) => readNamedDirectory(path, oddNames, isGgufFile, warnings),
+    (path, last) => readNamedDirectory(path, oddNames, isGgufFile, warnings, last),
     warnings,
   );
-  entries.sort((a, b) => compareBytewise(a.name, b.name));
+  const entries = found.toSorted((a, b) => compareBytewise(a.name, b.name));
   const manifests = await boundedMap(entries.filter(isManifest), MAX_OPEN_FILES, (entry) =>
-    readManifest(entry, warnings),
+    readManifest(entry, readings, warnings),
   );
   await sweepLinks(oddNames);
+  warnings.push(...readings.warnings(directory));
   // Manifests are read side by side; the warnings are to be the same at every start.
   warnings.sort(compareBytewise);
   const candidates = flatModels(

@@ -1,6 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { failureCode, type DirectoryEntry } from './directory.js';
 import type { FlatPlace } from './flat-name.js';
+import type { LastReadings } from './last-readings.js';
 
 /**
  * What the hub answered for `user/repo:tag`, as earlier versions of llama.cpp kept it in
@@ -30,15 +31,14 @@ export function isManifest({ name, kind }: DirectoryEntry): boolean {
  */
 export async function readManifest(
   { name, path }: DirectoryEntry,
+  readings: LastReadings,
   warnings: string[],
 ): Promise<FlatManifest | undefined> {
   const [, user, repoName, tag] = NAME.exec(name) ?? [];
   if (user === undefined || repoName === undefined || tag === undefined) return undefined;
   const repo = `${user}/${repoName}`;
   try {
-    const { size } = await stat(path);
-    if (size > MAX_BYTES) throw new Error(`has ${size} bytes, more than ${MAX_BYTES}`);
-    const content: unknown = JSON.parse(await readFile(path, 'utf8'));
+    const content: unknown = JSON.parse(await readings.read(path, readText));
     const model = fileIn(content, 'ggufFile');
     if (model === undefined) throw new Error('names no ggufFile.rfilename');
     const mmproj = fileIn(content, 'mmprojFile');
@@ -52,6 +52,12 @@ export async function readManifest(
     warnings.push(`the manifest '${path}' is not used: ${failureCode(error)}`);
     return { repo, tag, model: undefined, mmproj: undefined };
   }
+}
+
+async function readText(path: string): Promise<string> {
+  const { size } = await stat(path);
+  if (size > MAX_BYTES) throw new Error(`has ${size} bytes, more than ${MAX_BYTES}`);
+  return await readFile(path, 'utf8');
 }
 
 /** `content[field].rfilename`, the path of a file in the repository. */

@@ -40,34 +40,26 @@ export function flatModels(
   const files = placeFiles(entries, manifests);
   // A child would not start with a companion that is a link to nowhere.
   const present = new Set(entries.filter(({ kind }) => kind === 'file').map(nameOf));
-  const companions = new Map<string, FlatFile[]>();
-  for (const file of files) {
-    if (file.role === 'model' || file.place === undefined || !present.has(file.name)) continue;
-    const { repo } = file.place;
-    companions.set(repo, [...(companions.get(repo) ?? []), file]);
-  }
-
-  const manifestsOf = new Map<string, FlatManifest[]>();
-  for (const manifest of manifests) {
-    if (manifest.model === undefined) continue;
-    const name = flatName(manifest.model);
-    manifestsOf.set(name, [...(manifestsOf.get(name) ?? []), manifest]);
-  }
+  const companions = groupBy(
+    files.filter(({ role, name }) => role !== 'model' && present.has(name)),
+    ({ place, role }) => place && `${role} ${place.repo}`,
+  );
+  const manifestsOf = groupBy(manifests, ({ model }) => model && flatName(model));
 
   return files.flatMap(({ name, path, place, role }): FlatCandidate[] => {
     if (role !== 'model') return [];
     const own = manifestsOf.get(name) ?? [];
-    const beside = companions.get(place?.repo ?? '') ?? [];
-    const projectors = beside.filter((file) => file.role === 'mmproj');
+    const beside = (wanted: GgufRole): readonly FlatFile[] =>
+      companions.get(`${wanted} ${place?.repo ?? ''}`) ?? [];
+    const projectors = beside('mmproj');
     const named = new Set(own.flatMap(({ mmproj }) => (mmproj === undefined ? [] : flatName(mmproj))));
     const mmproj = projectors.find((file) => named.has(file.name)) ?? nearestInBits(projectors, nameOf, name);
-    const drafts = beside.filter((file) => file.role === 'draft');
     return [
       {
         ids: idsOf(name, place, own),
         file: path,
         mmproj: mmproj?.path,
-        draft: nearestInBits(drafts, nameOf, name)?.path,
+        draft: nearestInBits(beside('draft'), nameOf, name)?.path,
         aliases: own.flatMap(({ repo, tag }) => (tag === NO_TAG ? repo : [])),
       },
     ];
@@ -109,6 +101,22 @@ function idsOf(name: string, place: FlatPlace | undefined, manifests: readonly F
   const asked = manifests.find(({ tag }) => tag !== NO_TAG)?.tag;
   const tag = parseGgufName(place.path)?.tag ?? (asked === undefined ? undefined : canonicalTag(asked));
   return tag === undefined ? ownNames : [`${place.repo}:${tag}`, ...ownNames];
+}
+
+/** The items of each key in their order; those without a key are left out. */
+function groupBy<Item>(
+  items: readonly Item[],
+  keyOf: (item: Item) => string | undefined,
+): ReadonlyMap<string, readonly Item[]> {
+  const groups = new Map<string, Item[]>();
+  for (const item of items) {
+    const key = keyOf(item);
+    if (key === undefined) continue;
+    const group = groups.get(key);
+    if (group === undefined) groups.set(key, [item]);
+    else group.push(item);
+  }
+  return groups;
 }
 
 function nameOf({ name }: { readonly name: string }): string {

@@ -21,7 +21,7 @@ const UNKNOWN_DRAFT_PREFIX = 'eagle3-';
 
 /** Whether an entry is a GGUF file by its name, or a link that should lead to one. */
 export function isGgufFile({ name, kind }: Pick<DirectoryEntry, 'name' | 'kind'>): boolean {
-  return name.endsWith('.gguf') && (kind === 'file' || kind === 'dangling');
+  return name.endsWith('.gguf') && (kind === 'file' || kind === 'dangling' || kind === 'unknown');
 }
 
 /** The role of the file `name`, which has no directories in it. */

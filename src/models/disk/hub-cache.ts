@@ -1,8 +1,10 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
+import { userInfo } from 'node:os';
 import { boundedMap } from '../bounded-map.js';
 import { compareBytewise } from '../bytewise.js';
-import { failureCode, joinPath, readDirectory, readDirents, readOrWarn } from './directory.js';
-import { bestFile, bestMmproj, repoIdOf, tagsOf, type HubFile, type HubRepo } from './hub-repo.js';
+import { failureCode, joinPath, readDirectory, readDirents } from './directory.js';
+import { HubFiles, repoIdOf, type HubFile, type HubRepo } from './hub-repo.js';
+import { LastReadings } from './last-readings.js';
 
 /** A model in the cache: one repository and one quantisation tag. */
 export interface HubModel {
@@ -10,13 +12,15 @@ export interface HubModel {
   readonly id: string;
 }
 
-/** What a child that is given `--hf-repo REPO --offline` would load. */
+/** What a child that is given `--hf-repo REPO --offline` would load, or what there is for it. */
 export type HubResolution =
   | {
       readonly kind: 'file';
       readonly file: string;
       /** The projector it takes with it, unless its options name another or none. */
       readonly mmproj: string | undefined;
+      /** Of an older snapshot than that which is checked out: a child finds these files only by their paths. */
+      readonly isOutdated: boolean;
     }
   /** It would load nothing, for this reason. */
   | { readonly kind: 'unusable'; readonly problem: string }
@@ -24,7 +28,28 @@ export type HubResolution =
   | { readonly kind: 'absent' };
 
 const COMMIT = /^[0-9a-fA-F]{40}$/;
+/** The file that makes a repository one of presets. */
+const PRESET = 'preset.ini';
 const MAX_OPEN_REPOS = 16;
+
+let knownHome: { readonly directory: string | undefined } | undefined;
+
+/**
+ * The home directory of the user database; a container's arbitrary user may have none. Asked once, because the answer
+ * may take its time (LDAP) and nothing else happens meanwhile.
+ */
+export function passwdHome(): string | undefined {
+  knownHome ??= { directory: askHome() };
+  return knownHome.directory;
+}
+
+function askHome(): string | undefined {
+  try {
+    return userInfo().homedir;
+  } catch {
+    return undefined;
+  }
+}
 
 /**
  * Where the Hugging Face hub cache is, by the first of the variables llama-server reads that is set and not
@@ -56,11 +81,15 @@ export function hubCacheDirectory(
 export class HubCache {
   readonly models: readonly HubModel[];
   readonly warnings: readonly string[];
-  readonly #repos: ReadonlyMap<string, HubRepo>;
+  readonly #repos: ReadonlyMap<string, { readonly files: HubFiles; readonly isOutdated: boolean }>;
 
   constructor(repos: readonly HubRepo[], warnings: readonly string[]) {
-    this.#repos = new Map(repos.map((repo) => [repo.id, repo]));
-    this.models = repos.flatMap((repo) => tagsOf(repo).map((tag) => ({ id: `${repo.id}:${tag}` })));
+    this.#repos = new Map(
+      repos.map(({ id, files, isOutdated = false }) => [id, { files: new HubFiles(files), isOutdated }]),
+    );
+    this.models = Array.from(this.#repos, ([id, { files }]) =>
+      files.tags.map((tag) => ({ id: `${id}:${tag}` })),
+    ).flat();
     this.warnings = warnings;
   }
 
@@ -72,113 +101,140 @@ export class HubCache {
     const [repoId = '', ...rest] = hfRepo.split(':');
     const repo = this.#repos.get(repoId);
     if (repo === undefined) return { kind: 'absent' };
-    if (repo.files.some(({ path }) => path === 'preset.ini')) {
+    const { files, isOutdated } = repo;
+    if (files.at(PRESET) !== undefined) {
       return {
         kind: 'unusable',
         problem:
-          `the cached repository '${repoId}' has a preset.ini, with which llama-server loads no model; ` +
+          `the cached repository '${repoId}' has a ${PRESET}, with which llama-server loads no model; ` +
           'give the file a preset section of its own with "model = PATH"',
       };
     }
-    const found =
-      hfFile === undefined ? bestFile(repo, rest.at(-1)) : repo.files.find(({ path }) => path === hfFile);
+    const found = hfFile === undefined ? files.best(rest.at(-1)) : files.at(hfFile);
     if (found === undefined) return { kind: 'absent' };
-    return { kind: 'file', file: found.localPath, mmproj: bestMmproj(repo, found)?.localPath };
+    return { kind: 'file', file: found.localPath, mmproj: files.projectorFor(found)?.localPath, isOutdated };
   }
 }
 
 /**
  * Reads the cache at `directory`: of each repository the snapshot that `refs/main`, or else another ref, names.
- * A cache that does not exist is empty; what cannot be read is a warning. Never rejects.
+ * A cache that does not exist is empty; what cannot be read is a warning, with what `readings`, the same at each scan
+ * of it, kept of the last. Never rejects.
  */
-export async function scanHubCache(directory: string): Promise<HubCache> {
-  const warnings: string[] = [];
-  const entries = await readOrWarn(directory, readDirectory, warnings);
+export async function scanHubCache(
+  directory: string,
+  { readings = new LastReadings() }: { readings?: LastReadings } = {},
+): Promise<HubCache> {
+  readings.startScan();
+  const scan = new HubScan(readings);
+  const entries = await readings.readOrWarn(directory, readDirectory, scan.warnings);
   const folders = entries
     .filter(({ name, kind }) => kind === 'directory' && repoIdOf(name) !== undefined)
     .sort((a, b) => compareBytewise(a.name, b.name));
-  const repos = await boundedMap(folders, MAX_OPEN_REPOS, (folder) =>
-    scanRepo(folder.name, folder.path, warnings),
-  );
+  const repos = await boundedMap(folders, MAX_OPEN_REPOS, ({ name, path }) => scan.repo(name, path));
   return new HubCache(
     repos.filter((repo) => repo !== undefined),
     // Repositories are read side by side; the warnings are to be the same at every start.
-    warnings.sort(compareBytewise),
+    [...scan.warnings, ...readings.warnings(directory)].sort(compareBytewise),
   );
 }
 
-async function scanRepo(folder: string, path: string, warnings: string[]): Promise<HubRepo | undefined> {
-  const id = repoIdOf(folder);
-  const commit = await commitOf(path, warnings);
-  if (id === undefined || commit === undefined) return undefined;
-  const snapshots = joinPath(path, 'snapshots');
-  const files = await filesBelow(joinPath(snapshots, commit), warnings);
-  if (files.length === 0) await warnOfLostModels(id, commit, snapshots, warnings);
-  return { id, files };
-}
+/** One scan of the repositories of a cache. */
+class HubScan {
+  readonly warnings: string[] = [];
+  readonly #readings: LastReadings;
 
-/**
- * A download that broke off may have moved the ref and brought no file of the new commit. A child then does not
- * find the models of the older snapshot either, so all that can be done is to say so.
- */
-async function warnOfLostModels(
-  id: string,
-  commit: string,
-  snapshots: string,
-  warnings: string[],
-): Promise<void> {
-  for (const other of await readOrWarn(snapshots, readDirents, warnings)) {
-    if (!other.isDirectory() || other.name === commit) continue;
-    const tags = tagsOf({ id, files: await filesBelow(joinPath(snapshots, other.name), warnings) });
-    if (tags.length === 0) continue;
-    warnings.push(
-      `'${id}' is not listed: its ref names the commit ${commit}, of which no file is in the cache; ` +
-        `download it again, or name a file of '${joinPath(snapshots, other.name)}' in a preset`,
+  constructor(readings: LastReadings) {
+    this.#readings = readings;
+  }
+
+  async repo(folder: string, path: string): Promise<HubRepo | undefined> {
+    const id = repoIdOf(folder);
+    const commit = await this.#commitOf(path);
+    if (id === undefined || commit === undefined) return undefined;
+    const snapshots = joinPath(path, 'snapshots');
+    const files = await this.#filesBelow(joinPath(snapshots, commit));
+    const found = new HubFiles(files);
+    if (found.hasModel || found.at(PRESET) !== undefined) return { id, files };
+    const older = await this.#newestWithModel(snapshots, commit);
+    if (older === undefined) return { id, files };
+    this.warnings.push(
+      `'${id}' is served from '${older.snapshot}': its ref names the commit ${commit}, of which no model is in the ` +
+        'cache; unless it is being downloaded, download it again',
     );
-    return;
+    return { id, files: older.files, isOutdated: true };
   }
-}
 
-/** The commit that is checked out: that of `refs/main`, else the first other that is one. */
-async function commitOf(repo: string, warnings: string[]): Promise<string | undefined> {
-  const refs = await readOrWarn(joinPath(repo, 'refs'), readDirectory, warnings);
-  let fallback: string | undefined;
-  for (const ref of refs) {
-    if (ref.kind !== 'file') continue;
-    const commit = await firstLine(ref.path, warnings);
-    if (commit === undefined || commit === '') continue;
-    if (!COMMIT.test(commit)) {
-      warnings.push(`'${ref.path}' is skipped: it holds no commit`);
-      continue;
+  /**
+   * The newest snapshot besides `commit` that holds a model. A download moves the ref before it brings the files, and
+   * may break off: until the new ones are there, the old ones are still good.
+   */
+  async #newestWithModel(
+    snapshots: string,
+    commit: string,
+  ): Promise<{ readonly snapshot: string; readonly files: readonly HubFile[] } | undefined> {
+    const entries = await this.#readings.readOrWarn(snapshots, readDirents, this.warnings);
+    const others = entries.filter((entry) => entry.isDirectory() && entry.name !== commit);
+    const dated = await Promise.all(
+      others.map(async ({ name }) => {
+        const snapshot = joinPath(snapshots, name);
+        return { snapshot, modifiedMs: await modifiedMs(snapshot) };
+      }),
+    );
+    dated.sort((a, b) => b.modifiedMs - a.modifiedMs || compareBytewise(a.snapshot, b.snapshot));
+    for (const { snapshot } of dated) {
+      const files = await this.#filesBelow(snapshot);
+      if (new HubFiles(files).hasModel) return { snapshot, files };
     }
-    if (ref.name === 'main') return commit;
-    fallback ??= commit;
-  }
-  return fallback;
-}
-
-async function firstLine(path: string, warnings: string[]): Promise<string | undefined> {
-  try {
-    const text = await readFile(path, 'utf8');
-    return text.split('\n', 1)[0];
-  } catch (error) {
-    warnings.push(`'${path}' cannot be read: ${failureCode(error)}`);
     return undefined;
   }
-}
 
-async function filesBelow(directory: string, warnings: string[]): Promise<HubFile[]> {
-  const files: HubFile[] = [];
-  await walk(directory, '', files, warnings);
-  return files;
-}
-
-/** Adds all files and links below `directory`, depth first; links to directories are not entered. */
-async function walk(directory: string, below: string, files: HubFile[], warnings: string[]): Promise<void> {
-  for (const entry of await readOrWarn(directory, readDirents, warnings)) {
-    const localPath = joinPath(directory, entry.name);
-    const path = below + entry.name;
-    if (entry.isDirectory()) await walk(localPath, `${path}/`, files, warnings);
-    else if (entry.isFile() || entry.isSymbolicLink()) files.push({ path, localPath });
+  /** The commit that is checked out: that of `refs/main`, else the first other that is one. */
+  async #commitOf(repo: string): Promise<string | undefined> {
+    const refs = await this.#readings.readOrWarn(joinPath(repo, 'refs'), readDirectory, this.warnings);
+    let fallback: string | undefined;
+    for (const ref of refs) {
+      if (ref.kind !== 'file') continue;
+      const commit = await this.#firstLine(ref.path);
+      if (commit === undefined || commit === '') continue;
+      if (!COMMIT.test(commit)) {
+        this.warnings.push(`'${ref.path}' is skipped: it holds no commit`);
+        continue;
+      }
+      if (ref.name === 'main') return commit;
+      fallback ??= commit;
+    }
+    return fallback;
   }
+
+  async #firstLine(path: string): Promise<string | undefined> {
+    try {
+      const text = await this.#readings.read(path, () => readFile(path, 'utf8'));
+      return text.split('\n', 1)[0];
+    } catch (error) {
+      this.warnings.push(`'${path}' cannot be read: ${failureCode(error)}`);
+      return undefined;
+    }
+  }
+
+  async #filesBelow(directory: string): Promise<HubFile[]> {
+    const files: HubFile[] = [];
+    await this.#walk(directory, '', files);
+    return files;
+  }
+
+  /** Adds all files and links below `directory`, depth first; links to directories are not entered. */
+  async #walk(directory: string, below: string, files: HubFile[]): Promise<void> {
+    for (const entry of await this.#readings.readOrWarn(directory, readDirents, this.warnings)) {
+      const localPath = joinPath(directory, entry.name);
+      const path = below + entry.name;
+      if (entry.isDirectory()) await this.#walk(localPath, `${path}/`, files);
+      else if (entry.isFile() || entry.isSymbolicLink()) files.push({ path, localPath });
+    }
+  }
+}
+
+async function modifiedMs(path: string): Promise<number> {
+  const stats = await stat(path).catch(() => undefined);
+  return stats?.mtimeMs ?? 0;
 }

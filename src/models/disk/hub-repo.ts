@@ -8,11 +8,16 @@ export interface HubFile {
   readonly localPath: string;
 }
 
-/** The checked-out snapshot of one repository. */
+/** The snapshot of one repository that stands: the one that is checked out, or the one before (`isOutdated`). */
 export interface HubRepo {
   readonly id: string;
   /** In the system's order: where several files fit a tag, the child takes the first. */
   readonly files: readonly HubFile[];
+  /**
+   * Whether the checked-out snapshot holds no model, and these are the files of an older one. A child that is given
+   * the repository would not find them.
+   */
+  readonly isOutdated?: boolean;
 }
 
 const REPO_PREFIX = 'models--';
@@ -34,36 +39,58 @@ export function isRepoId(id: string): boolean {
   return id.length <= REPO_ID_MAX_LENGTH && REPO_ID.test(id) && id.split('/').length === 2;
 }
 
-/** The quantisation tags of the models in `repo`, each once (common/download.cpp, `common_list_cached_models`). */
-export function tagsOf(repo: HubRepo): string[] {
-  const tags = new Set<string>();
-  for (const { path } of repo.files) {
-    const name = parseGgufName(path);
-    if (name?.tag === undefined || name.index !== 1) continue;
-    if (COMPANION_MARKS.some((mark) => name.prefix.includes(mark))) continue;
-    // The native router lists importance matrices, which its children then refuse to find.
-    if (!isModelFile(path)) continue;
-    tags.add(name.tag);
+/** What a child finds among the files of one snapshot; each name is looked at once, however many models there are. */
+export class HubFiles {
+  /** The quantisation tags of the models, each once (common/download.cpp, `common_list_cached_models`). */
+  readonly tags: readonly string[];
+  readonly #byPath: ReadonlyMap<string, HubFile>;
+  readonly #models: readonly HubFile[];
+  readonly #projectors: readonly HubFile[];
+  readonly #best = new Map<string | undefined, HubFile | undefined>();
+
+  constructor(files: readonly HubFile[]) {
+    this.#byPath = new Map(files.map((file) => [file.path, file]));
+    this.#models = files.filter(({ path }) => isModelFile(path) && parseGgufName(path)?.index === 1);
+    this.#projectors = files.filter(({ path }) => path.endsWith('.gguf') && path.includes('mmproj'));
+    // The native router lists importance matrices, too, which its children then refuse to find.
+    this.tags = [...new Set(this.#models.flatMap(({ path }) => tagOf(path) ?? []))];
   }
-  return [...tags];
+
+  /** Whether there is a model, be it one without a tag. */
+  get hasModel(): boolean {
+    return this.#models.length > 0;
+  }
+
+  at(path: string): HubFile | undefined {
+    return this.#byPath.get(path);
+  }
+
+  /** The file a child takes for `tag`, or without one (common/download.cpp, `find_best_model`). */
+  best(tag: string | undefined): HubFile | undefined {
+    if (!this.#best.has(tag))
+      this.#best.set(
+        tag,
+        ofQuantisation(this.#models, ({ path }) => path, tag),
+      );
+    return this.#best.get(tag);
+  }
+
+  /**
+   * The projector a child takes for `model`, one of these files: of those in its directory, or else in the nearest
+   * one above, the nearest in bits (common/download.cpp, `find_best_mmproj`).
+   */
+  projectorFor(model: HubFile): HubFile | undefined {
+    const above = this.#projectors.filter(({ path }) => model.path.startsWith(directoryOf(path)));
+    const deepest = Math.max(...above.map(({ path }) => directoryOf(path).length));
+    const nearest = above.filter(({ path }) => directoryOf(path).length === deepest);
+    return nearestInBits(nearest, ({ path }) => path, model.path);
+  }
 }
 
-/** The file a child takes for `tag`, or without one (common/download.cpp, `find_best_model`). */
-export function bestFile(repo: HubRepo, tag: string | undefined): HubFile | undefined {
-  const models = repo.files.filter(({ path }) => isModelFile(path) && parseGgufName(path)?.index === 1);
-  return ofQuantisation(models, ({ path }) => path, tag);
-}
-
-/**
- * The projector a child takes for `model`, a file of `repo`: of those in its directory, or else in the nearest
- * one above, the nearest in bits (common/download.cpp, `find_best_mmproj`).
- */
-export function bestMmproj(repo: HubRepo, model: HubFile): HubFile | undefined {
-  const projectors = repo.files.filter(({ path }) => path.endsWith('.gguf') && path.includes('mmproj'));
-  const above = projectors.filter(({ path }) => model.path.startsWith(directoryOf(path)));
-  const deepest = Math.max(...above.map(({ path }) => directoryOf(path).length));
-  const nearest = above.filter(({ path }) => directoryOf(path).length === deepest);
-  return nearestInBits(nearest, ({ path }) => path, model.path);
+/** The tag under which the model `path` is listed; directories that are named like companions count here. */
+function tagOf(path: string): string | undefined {
+  const name = parseGgufName(path);
+  return COMPANION_MARKS.some((mark) => name?.prefix.includes(mark)) ? undefined : name?.tag;
 }
 
 /** With its `/` at the end; empty for the snapshot itself. */

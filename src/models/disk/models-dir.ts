@@ -1,8 +1,10 @@
+import { realpath } from 'node:fs/promises';
 import { boundedMap } from '../bounded-map.js';
 import { compareBytewise } from '../bytewise.js';
-import { failureCode, type DirectoryEntry } from './directory.js';
+import { failureCode, isGone, joinPath, type DirectoryEntry } from './directory.js';
 import { parseGgufName, shardPath } from './gguf-name.js';
 import { isGgufFile, roleOf, type GgufRole } from './gguf-role.js';
+import { LastReadings } from './last-readings.js';
 import { readNamedDirectory, sweepLinks, type OddNames } from './odd-names.js';
 import { nearestInBits, ofQuantisation } from './quantisation.js';
 
@@ -31,22 +33,27 @@ const MAX_OPEN_DIRECTORIES = 16;
  * - the shards of one model are one model, named without their number;
  * - of several models in a sub-directory, one has the directory's name and the others are `directory:TAG`;
  * - importance matrices are no models;
+ * - a sub-directory that is a link back to `directory`, or to one above it, holds none;
  * - of two models with one id the first stays, one whose id is native before one whose id is not.
  *
- * Rejects with a message for the user if `directory` cannot be read.
+ * Of what cannot be read that holds which `readings`, the same at each scan of `directory`, kept of the last. Rejects
+ * with a message for the user if `directory` is gone, or cannot be read and never was.
  */
 export async function scanModelsDir(
   directory: string,
-  { linksDirectory }: Partial<OddNames> = {},
+  { linksDirectory, readings = new LastReadings() }: Partial<OddNames> & { readings?: LastReadings } = {},
 ): Promise<ModelsDir> {
   const oddNames: OddNames = { linksDirectory };
   const warnings: string[] = [];
-  const entries = await readModelsDir(directory, oddNames, warnings);
-  const findings = await boundedMap(entries, MAX_OPEN_DIRECTORIES, async (entry) =>
-    entry.kind === 'directory' ? await findInDirectory(entry, oddNames) : findInFile(entry),
-  );
+  readings.startScan();
+  const entries = await readModelsDir(directory, oddNames, readings, warnings);
+  const findings = await boundedMap(entries, MAX_OPEN_DIRECTORIES, async (entry): Promise<Finding> => {
+    if (entry.kind !== 'directory') return findInFile(entry);
+    if (entry.isLink && (await leadsBack(entry.path, directory))) return NOTHING;
+    return await findInDirectory(entry, oddNames, readings);
+  });
   await sweepLinks(oddNames);
-  warnings.push(...findings.flatMap((finding) => finding.warnings));
+  warnings.push(...readings.warnings(directory), ...findings.flatMap((finding) => finding.warnings));
   const candidates = findings.flatMap((finding) => finding.candidates);
   return { models: settleIds(candidates, warnings), warnings };
 }
@@ -62,6 +69,8 @@ interface Finding {
   readonly candidates: readonly Candidate[];
   readonly warnings: readonly string[];
 }
+
+const NOTHING: Finding = { candidates: [], warnings: [] };
 
 function settleIds(candidates: readonly Candidate[], warnings: string[]): LocalModel[] {
   const models = new Map<string, LocalModel>();
@@ -85,26 +94,48 @@ function settleIds(candidates: readonly Candidate[], warnings: string[]): LocalM
 async function readModelsDir(
   directory: string,
   oddNames: OddNames,
+  readings: LastReadings,
   warnings: string[],
-): Promise<DirectoryEntry[]> {
-  const wanted = (entry: Omit<DirectoryEntry, 'path'>): boolean =>
+): Promise<readonly DirectoryEntry[]> {
+  const wanted = (entry: Pick<DirectoryEntry, 'name' | 'kind'>): boolean =>
     entry.kind === 'directory' || isGgufFile(entry);
   try {
-    return (await readNamedDirectory(directory, oddNames, wanted, warnings)).sort(byName);
+    return await readSorted(directory, oddNames, wanted, readings, warnings);
   } catch (error) {
     const code = failureCode(error);
-    const reason =
-      code === 'ENOENT'
-        ? 'does not exist'
-        : code === 'ENOTDIR'
-          ? 'is not a directory'
-          : `cannot be read: ${code}`;
-    throw new Error(`--models-dir '${directory}' ${reason}; create it or give another`, { cause: error });
+    const place = `--models-dir '${directory}'`;
+    if (!isGone(code)) throw new Error(`${place} cannot be read: ${code}`, { cause: error });
+    const reason = code === 'ENOENT' ? 'does not exist' : 'is not a directory';
+    throw new Error(`${place} ${reason}; create it or give another`, { cause: error });
+  }
+}
+
+/** The entries of `directory` in the order of their names. */
+async function readSorted(
+  directory: string,
+  oddNames: OddNames,
+  wanted: (entry: Pick<DirectoryEntry, 'name' | 'kind'>) => boolean,
+  readings: LastReadings,
+  warnings: string[],
+): Promise<readonly DirectoryEntry[]> {
+  const entries = await readings.read<readonly DirectoryEntry[]>(directory, (path, last) =>
+    readNamedDirectory(path, oddNames, wanted, warnings, last),
+  );
+  return entries.toSorted(byName);
+}
+
+/** Whether the link `path` leads to `directory` or to one above it, whose files are not those of a model. */
+async function leadsBack(path: string, directory: string): Promise<boolean> {
+  try {
+    const [target, start] = await Promise.all([realpath(path), realpath(directory)]);
+    return joinPath(start, '').startsWith(joinPath(target, ''));
+  } catch {
+    return false;
   }
 }
 
 function findInFile(entry: DirectoryEntry): Finding {
-  if (!isGgufFile(entry) || roleOf(entry.name) !== 'model') return { candidates: [], warnings: [] };
+  if (!isGgufFile(entry) || roleOf(entry.name) !== 'model') return NOTHING;
   // The native router lists every shard; where another model has its name, it has the id of the first shard.
   const prefix = parseGgufName(entry.name)?.prefix ?? entry.name;
   const ids = [prefix, shardPath(entry.name, 1)].map(idOfFile).filter((id) => id !== '');
@@ -123,11 +154,15 @@ function idOfFile(name: string): string {
   return name.replaceAll('.gguf', '');
 }
 
-async function findInDirectory(directory: DirectoryEntry, oddNames: OddNames): Promise<Finding> {
+async function findInDirectory(
+  directory: DirectoryEntry,
+  oddNames: OddNames,
+  readings: LastReadings,
+): Promise<Finding> {
   const warnings: string[] = [];
   let entries;
   try {
-    entries = (await readNamedDirectory(directory.path, oddNames, isGgufFile, warnings)).sort(byName);
+    entries = await readSorted(directory.path, oddNames, isGgufFile, readings, warnings);
   } catch (error) {
     return { candidates: [], warnings: [`'${directory.path}' cannot be read: ${failureCode(error)}`] };
   }
@@ -138,8 +173,8 @@ async function findInDirectory(directory: DirectoryEntry, oddNames: OddNames): P
   const preferred = preferredModel(models);
   if (preferred === undefined) return { candidates: [], warnings };
 
-  const projectors = withoutDangling(inRole('mmproj'), warnings);
-  const drafts = withoutDangling(inRole('draft'), warnings);
+  const projectors = openable(inRole('mmproj'), warnings);
+  const drafts = openable(inRole('draft'), warnings);
   const candidate = (id: string, { name, file }: DirectoryModel, isNative: boolean): Candidate => ({
     ids: [id],
     isNative,
@@ -201,12 +236,12 @@ function preferredModel(models: readonly DirectoryModel[]): DirectoryModel | und
 }
 
 /** Companions that can be opened: a child would not start with one that leads nowhere. */
-function withoutDangling(companions: readonly DirectoryEntry[], warnings: string[]): DirectoryEntry[] {
+function openable(companions: readonly DirectoryEntry[], warnings: string[]): DirectoryEntry[] {
   return companions.filter(({ path, kind }) => {
-    if (kind === 'dangling') {
-      warnings.push(`'${path}' is a link to a file that does not exist; its model is served without it`);
-    }
-    return kind !== 'dangling';
+    if (kind === 'file') return true;
+    const fault = kind === 'dangling' ? 'is a link to a file that does not exist' : 'cannot be read';
+    warnings.push(`'${path}' ${fault}; its model is served without it`);
+    return false;
   });
 }
 

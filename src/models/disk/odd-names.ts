@@ -23,15 +23,16 @@ const LINK_ATTEMPTS = 3;
 /**
  * The entries of `directory`, links followed, in the system's order, then those whose names are not UTF-8 under
  * readable names, sorted. Of these only the ones that are `wanted` get a link or a warning; the rest is left out.
- * Rejects if the directory cannot be read.
+ * `last` is what it gave before (`readDirectory`). Rejects if the directory cannot be read.
  */
 export async function readNamedDirectory(
   directory: string,
   { linksDirectory }: OddNames,
-  wanted: (entry: Omit<DirectoryEntry, 'path'>) => boolean,
+  wanted: (entry: Pick<DirectoryEntry, 'name' | 'kind'>) => boolean,
   warnings: string[],
+  last?: readonly DirectoryEntry[],
 ): Promise<DirectoryEntry[]> {
-  const entries = await readDirectory(directory);
+  const entries = await readDirectory(directory, last);
   // Bytes that are not UTF-8 are read as U+FFFD, which may also just be in a name.
   if (!entries.some(({ name }) => name.includes('\uFFFD'))) return entries;
 
@@ -58,7 +59,7 @@ export async function readNamedDirectory(
     const path = join(linksDirectory, hashOf(resolve(directory)), name);
     try {
       await link(path, target);
-      named.push({ name, path, kind });
+      named.push({ name, path, kind, isLink: true });
     } catch (error) {
       warnings.push(`${refusal}, and '${path}' cannot be made: ${failureCode(error)}; rename it`);
     }

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises';
-import { dirname } from 'node:path';
+import { mkdir, open, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { basename, dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { FileIdentity } from './file-identity.js';
 import type { FileReading, HeaderFacts } from './gguf-facts.js';
@@ -19,6 +19,9 @@ const MAX_FILE_BYTES = 128 * 1024 * 1024;
 const WRITE_AFTER_MS = 2_000;
 /** How long the file is waited for: facts can be had without it. */
 const PATIENCE_MS = 5_000;
+/** A file that was begun so long ago nobody finishes any more. */
+const ABANDONED_AFTER_MS = 60 * 60 * 1000;
+const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/;
 /** Entries turned into text at a time; other work of the process goes between. */
 const BATCH = 500;
 
@@ -34,6 +37,7 @@ export class FactsCache {
   #loading: Promise<void> | undefined;
   #writing: Promise<void> = Promise.resolve();
   #writeTimer: NodeJS.Timeout | undefined;
+  #isSwept = false;
 
   /** @param file undefined: nothing is kept on disk */
   constructor(file: string | undefined) {
@@ -113,10 +117,22 @@ export class FactsCache {
       await mkdir(dirname(this.#file), { recursive: true });
       await writeFile(unfinished, asText([...this.#entries.values()]));
       await rename(unfinished, this.#file);
+      if (!this.#isSwept) await sweep(this.#file);
+      this.#isSwept = true;
     } catch {
       // A read-only or full cache: the next start reads the files again.
       await rm(unfinished, { force: true }).catch(() => undefined);
     }
+  }
+}
+
+/** Removes what writers of `file` left behind that were killed at it. */
+async function sweep(file: string): Promise<void> {
+  const start = `${basename(file)}.`;
+  for (const name of await readdir(dirname(file))) {
+    if (!name.startsWith(start) || !UUID.test(name.slice(start.length))) continue;
+    const left = join(dirname(file), name);
+    if (Date.now() - (await stat(left)).mtimeMs > ABANDONED_AFTER_MS) await rm(left);
   }
 }
 

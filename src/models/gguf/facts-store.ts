@@ -1,4 +1,3 @@
-import { isDeepStrictEqual } from 'node:util';
 import { FactsCache } from './facts-cache.js';
 import { FactsReader } from './facts-reader.js';
 import { FileIdentities, type FileIdentity } from './file-identity.js';
@@ -10,7 +9,14 @@ import {
   type FileReading,
   type HeaderFacts,
 } from './gguf-facts.js';
-import { failureProblem, notFirstProblem, shardProblem, shardsOf, type Shard } from './gguf-file.js';
+import {
+  failureProblem,
+  isPassingFailure,
+  notFirstProblem,
+  shardProblem,
+  shardsOf,
+  type Shard,
+} from './gguf-file.js';
 import { UnfinishedFiles, wasWrittenLately } from './unfinished-files.js';
 
 export type { FactsReport } from './gguf-facts.js';
@@ -26,8 +32,6 @@ export interface ModelFiles {
 export interface FactsStoreOptions {
   /** Where the facts are kept for the next start; undefined: nowhere. */
   readonly cacheFile: string | undefined;
-  /** Called when reading files has changed what is known of them. */
-  readonly onLearnt?: (files: ModelFiles) => void;
   /** How long one file may take to answer. Default 10 s: milliseconds are usual, seconds over a slow network. */
   readonly fileTimeoutMs?: number;
   /** For tests: another thread than the one that reads headers, and how long it is kept. */
@@ -47,6 +51,12 @@ const LASTING_FAILURES: ReadonlySet<string> = new Set([
   'ELOOP',
   'ENAMETOOLONG',
 ]);
+/**
+ * Readings at a time. One that is slow, or that hangs until its deadline, holds up one of its line and none of the
+ * other.
+ */
+const URGENT_AT_A_TIME = 3;
+const BACKGROUND_AT_A_TIME = 1;
 const CLOSED: FactsReport = { kind: 'unread', reason: 'the supervisor is ending' };
 
 /** A reading of a model's files that waits for its turn. */
@@ -56,34 +66,41 @@ interface Job {
   readonly resolve: (report: FactsReport) => void;
 }
 
+/** Readings of the same urgency. */
+interface Line {
+  readonly atATime: number;
+  /** By `keyOf`, so that there is at most one for each model. */
+  readonly waiting: Map<string, Job>;
+  running: number;
+}
+
 /** A file as it was when it was read, or why it could not be. */
 type Look =
   | { readonly kind: 'read'; readonly identity: FileIdentity; readonly reading: FileReading }
   | { readonly kind: 'failed'; readonly code: string };
 
 /**
- * The facts of models, read from the headers of their files: one after the other, off the main thread, and only those
- * that have changed since they were read last.
+ * The facts of models, read from the headers of their files: off the main thread, those that are urgent a few at a
+ * time and all others one after the other, and only those that have changed since they were read last.
  */
 export class FactsStore {
   readonly #identities: FileIdentities;
   readonly #cache: FactsCache;
   readonly #reader: FactsReader;
-  readonly #onLearnt: ((files: ModelFiles) => void) | undefined;
   readonly #unfinished = new UnfinishedFiles();
-  /** By `keyOf`; likewise the waiting jobs, so that there is at most one for each model. */
+  /** By `keyOf`. */
   readonly #reports = new Map<string, FactsReport>();
-  readonly #urgent = new Map<string, Job>();
-  readonly #background = new Map<string, Job>();
-  #isWorking = false;
+  /** The last look at each path that is not over yet. */
+  readonly #looks = new Map<string, Promise<Look>>();
+  readonly #urgent: Line = { atATime: URGENT_AT_A_TIME, waiting: new Map(), running: 0 };
+  readonly #background: Line = { atATime: BACKGROUND_AT_A_TIME, waiting: new Map(), running: 0 };
   #isClosed = false;
 
   constructor(options: FactsStoreOptions) {
-    const { cacheFile, onLearnt, fileTimeoutMs = FILE_TIMEOUT_MS, workerUrl, workerIdleMs } = options;
+    const { cacheFile, fileTimeoutMs = FILE_TIMEOUT_MS, workerUrl, workerIdleMs } = options;
     this.#identities = new FileIdentities({ timeoutMs: fileTimeoutMs });
     this.#cache = new FactsCache(cacheFile);
     this.#reader = new FactsReader({ workerUrl, timeoutMs: fileTimeoutMs, idleMs: workerIdleMs });
-    this.#onLearnt = onLearnt;
   }
 
   /** What the last `read` of these files has found. */
@@ -92,68 +109,64 @@ export class FactsStore {
   }
 
   /**
-   * Asks for sizes and times of the files and reads those that have changed. Urgent readings go before others. Calls
-   * for the same files share one that has not begun yet. Never rejects.
+   * Asks for sizes and times of the files and reads those that have changed. Urgent readings do not wait for others.
+   * Calls for the same files share one that has not begun yet. Never rejects.
    */
   read(files: ModelFiles, { urgent }: { readonly urgent: boolean }): Promise<FactsReport> {
     if (this.#isClosed) return Promise.resolve(CLOSED);
     const key = keyOf(files);
-    const job = this.#urgent.get(key) ?? this.#background.get(key) ?? newJob(files);
-    if (urgent) {
-      this.#background.delete(key);
-      this.#urgent.set(key, job);
-    } else if (!this.#urgent.has(key)) {
-      this.#background.set(key, job);
-    }
-    if (!this.#isWorking) void this.#work();
+    const [wanted, other] = urgent ? [this.#urgent, this.#background] : [this.#background, this.#urgent];
+    const job = this.#urgent.waiting.get(key) ?? this.#background.waiting.get(key) ?? newJob(files);
+    if (urgent) other.waiting.delete(key);
+    if (urgent || !other.waiting.has(key)) wanted.waiting.set(key, job);
+    this.#proceed(wanted);
     return job.promise;
   }
 
-  /** Ends the reading thread, answers what waits with `unread`, and writes the cache. */
+  /** Ends the reading threads, answers what waits with `unread`, and writes the cache. */
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#reader.close();
-    for (const queue of [this.#urgent, this.#background]) {
-      for (const { resolve } of queue.values()) resolve(CLOSED);
-      queue.clear();
+    for (const { waiting } of [this.#urgent, this.#background]) {
+      for (const { resolve } of waiting.values()) resolve(CLOSED);
+      waiting.clear();
     }
     await this.#cache.close();
   }
 
-  async #work(): Promise<void> {
-    this.#isWorking = true;
-    for (let job = this.#next(); job !== undefined; job = this.#next()) {
-      const report = await this.#report(job.files);
-      if (this.#isClosed) {
-        job.resolve(CLOSED);
-        break;
-      }
-      this.#learn(job.files, report);
-      job.resolve(report);
+  #proceed(line: Line): void {
+    for (const [key, job] of line.waiting) {
+      if (line.running >= line.atATime) return;
+      line.waiting.delete(key);
+      line.running += 1;
+      void this.#answer(job).finally(() => {
+        line.running -= 1;
+        this.#proceed(line);
+      });
     }
-    this.#isWorking = false;
   }
 
-  #next(): Job | undefined {
-    for (const queue of [this.#urgent, this.#background]) {
-      for (const [key, job] of queue) {
-        queue.delete(key);
-        return job;
-      }
+  async #answer({ files, resolve }: Job): Promise<void> {
+    let report: FactsReport;
+    try {
+      report = await this.#report(files);
+    } catch (error) {
+      // Whatever it is, it must neither leave anybody waiting nor keep the next from being read.
+      report = { kind: 'unread', reason: `'${files.file}' cannot be read: ${String(error)}` };
     }
-    return undefined;
+    if (this.#isClosed) report = CLOSED;
+    else this.#learn(files, report);
+    resolve(report);
   }
 
   #learn(files: ModelFiles, report: FactsReport): void {
     const key = keyOf(files);
-    const isNew = !isDeepStrictEqual(this.#reports.get(key), report);
     this.#reports.delete(key);
     this.#reports.set(key, report);
     for (const oldest of this.#reports.keys()) {
       if (this.#reports.size <= MAX_REPORTS) break;
       this.#reports.delete(oldest);
     }
-    if (isNew) this.#onLearnt?.(files);
   }
 
   async #report({ file, mmproj }: ModelFiles): Promise<FactsReport> {
@@ -168,7 +181,8 @@ export class FactsStore {
       if (look.kind === 'failed') {
         const problem = shardProblem(shard, await failureProblem(shard.path, look.code));
         // Only the system's word is one about the file.
-        if (!/^E[A-Z0-9]+$/.test(look.code)) return { kind: 'unread', reason: problem };
+        if (!/^E[A-Z0-9]+$/.test(look.code) || isPassingFailure(look.code))
+          return { kind: 'unread', reason: problem };
         // Shards are copied one after the other: where one is new, the next may be still to come.
         const transient = !LASTING_FAILURES.has(look.code) || wasWrittenLately(newest);
         return { kind: 'problem', problem, transient };
@@ -184,7 +198,9 @@ export class FactsStore {
     }
 
     const projector = mmproj === undefined ? undefined : await this.#look(mmproj);
-    return describeModel(shards, projector === undefined ? undefined : headerOf(projector));
+    const report = describeModel(shards, projector === undefined ? undefined : headerOf(projector));
+    // What is whole by its size may have been given that before its content.
+    return report.kind === 'problem' ? { ...report, transient: wasWrittenLately(newest) } : report;
   }
 
   #isBeingWritten({ identity, reading }: Look & { readonly kind: 'read' }): boolean {
@@ -193,7 +209,19 @@ export class FactsStore {
     return false;
   }
 
+  /** Looks at a file after all who came before: models share projectors, and a file that hangs must hang only once. */
   async #look(path: string): Promise<Look> {
+    const earlier = this.#looks.get(path);
+    const look = Promise.allSettled([earlier]).then(() => this.#lookNow(path));
+    this.#looks.set(path, look);
+    try {
+      return await look;
+    } finally {
+      if (this.#looks.get(path) === look) this.#looks.delete(path);
+    }
+  }
+
+  async #lookNow(path: string): Promise<Look> {
     const found = await this.#identities.of(path);
     if (found.kind === 'failed') return found;
     const kept = this.#cache.get(found.identity);

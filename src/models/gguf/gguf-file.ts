@@ -57,6 +57,23 @@ function printable(bytes: Buffer): string {
   return /^[\x20-\x7e]+$/.test(text) ? JSON.stringify(text) : `0x${bytes.toString('hex')}`;
 }
 
+/** What the machine or a file system on the network may fail with at any file, whatever the file is like. */
+const PASSING_FAILURES: ReadonlySet<string> = new Set([
+  'EMFILE',
+  'ENFILE',
+  'ENOMEM',
+  'EAGAIN',
+  'EBUSY',
+  'EIO',
+  'ESTALE',
+  'ETIMEDOUT',
+]);
+
+/** Whether an operation on a file that failed with `code` says nothing about the file. */
+export function isPassingFailure(code: string): boolean {
+  return PASSING_FAILURES.has(code);
+}
+
 /** What an operation on the file `path` that failed with `code` (or other words on the cause) says about it. */
 export async function failureProblem(path: string, code: string): Promise<string> {
   if (code !== 'ENOENT') return `cannot be read: ${code}`;
@@ -111,11 +128,14 @@ export interface GgufCheck {
 interface FileCheck {
   readonly problem: string | undefined;
   readonly version: string | undefined;
+  /** The outcome holds until the file's version changes. */
+  readonly settled: boolean;
 }
 
 /**
  * Looks at the first 24 bytes of GGUF files, and again only when a file's size or time has changed: to look at
- * unchanged files costs one `stat` each. Never rejects.
+ * unchanged files costs one `stat` each. Where the system fails, which is not the file's fault, what was found before
+ * holds. Never rejects.
  */
 export class GgufChecks {
   /** What was found in each file that has been asked for; `checkAll` forgets the others. */
@@ -150,8 +170,9 @@ export class GgufChecks {
     const misnamed = notFirstProblem(path);
     if (misnamed !== undefined) return outcome(misnamed);
     for (const shard of shardsOf(path)) {
-      const { problem, version, settled } = await checkFile(shard.path, earlier.get(shard.path));
-      if (settled) known.set(shard.path, { problem, version });
+      const check = await checkFile(shard.path, earlier.get(shard.path));
+      known.set(shard.path, check);
+      const { problem, version } = check;
       if (version !== undefined) versions.push(version);
       if (problem !== undefined) return outcome(shardProblem(shard, problem));
     }
@@ -159,21 +180,19 @@ export class GgufChecks {
   }
 }
 
-/** `settled`: the outcome holds until the file's version changes. */
-async function checkFile(
-  path: string,
-  known: FileCheck | undefined,
-): Promise<FileCheck & { readonly settled: boolean }> {
+async function checkFile(path: string, known: FileCheck | undefined): Promise<FileCheck> {
   let version: string | undefined;
   try {
     // Opening a FIFO would wait for a writer, so the kind is asked first.
     const stats = await stat(path);
     version = `${stats.size}@${stats.mtimeMs}`;
-    if (known?.version === version) return { ...known, settled: true };
+    if (known?.settled === true && known.version === version) return known;
     const problem = statsProblem(stats) ?? headerProblem(await readHeader(path));
     return { problem, version, settled: problem === undefined || isSettled(stats) };
   } catch (error) {
-    return { problem: await failureProblem(path, failureCode(error)), version, settled: false };
+    const code = failureCode(error);
+    if (isPassingFailure(code)) return known ?? { problem: undefined, version, settled: false };
+    return { problem: await failureProblem(path, code), version, settled: false };
   }
 }
 

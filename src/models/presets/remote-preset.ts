@@ -1,7 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
-import { userInfo } from 'node:os';
 import { joinPath, readDirectory } from '../disk/directory.js';
-import { hubCacheDirectory } from '../disk/hub-cache.js';
+import { hubCacheDirectory, passwdHome } from '../disk/hub-cache.js';
 import { listHubRepo } from './hub-listing.js';
 import { repoIdOf } from '../disk/hub-repo.js';
 import { readPresetLines } from './preset-lines.js';
@@ -115,15 +114,6 @@ function cacheFolder(repo: string, env: NodeJS.ProcessEnv): string | undefined {
   const name = `models--${repo.replaceAll('/', '--')}`;
   const directory = hubCacheDirectory(env, passwdHome());
   return directory === undefined || repoIdOf(name) !== repo ? undefined : joinPath(directory, name);
-}
-
-/** The home directory of the user database; a container's arbitrary user may have none. */
-function passwdHome(): string | undefined {
-  try {
-    return userInfo().homedir;
-  } catch {
-    return undefined;
-  }
 }
 
 /**

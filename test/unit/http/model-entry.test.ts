@@ -14,6 +14,7 @@ const model: Model = {
   mmproj: undefined,
   version: undefined,
   problem: undefined,
+  transient: false,
   stale: undefined,
   hidden: false,
   canRemove: true,

@@ -13,6 +13,7 @@ export function aModel(id: string, fields: Partial<Model> = {}): Model {
     mmproj: undefined,
     version: '24@1',
     problem: undefined,
+    transient: false,
     stale: undefined,
     hidden: false,
     canRemove: false,

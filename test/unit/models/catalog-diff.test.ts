@@ -51,6 +51,20 @@ describe('nothing is told', () => {
     expect(became({ version: undefined }, after)).toEqual({});
   });
 
+  it('of a model that can be served neither before nor after', () => {
+    expect(became({ problem: 'p', version: '24@1' }, { problem: 'p', version: '24@2' })).toEqual({});
+    expect(became({ problem: 'p', ...ctx('1') }, { problem: 'p', ...ctx('2') })).toEqual({});
+  });
+
+  it('of how far a file is that is being written', () => {
+    const written = (size: string): Partial<Model> => ({
+      problem: `has ${size}`,
+      version: size,
+      transient: true,
+    });
+    expect(became(written('1'), written('2'))).toEqual({});
+  });
+
   it('of a section whose fault is mended without effect', () => {
     expect(became({ stale: 'a fault' }, {})).toEqual({});
   });
@@ -107,6 +121,20 @@ describe('what is wrong', () => {
   it('in a new form is told beside the change', () => {
     const after = { ...ctx('2'), problem: 'p' };
     expect(became(ctx('1'), after)).toEqual({ changed: ['m'], broken: [aModel('m', after)] });
+  });
+
+  it('is told when writing a file begins, and when it has ended badly', () => {
+    const writing: Partial<Model> = { problem: 'has 1', transient: true };
+    const truncated: Partial<Model> = { problem: 'is truncated' };
+    expect(became(truncated, writing)).toEqual({ broken: [aModel('m', writing)] });
+    expect(became(writing, truncated)).toEqual({ broken: [aModel('m', truncated)] });
+    expect(became(writing, {})).toEqual({ changed: ['m'] });
+  });
+
+  it('with the section of a model whose file is being written is told', () => {
+    const writing: Partial<Model> = { problem: 'has 1', transient: true };
+    const after = { ...writing, problem: 'has 2', stale: 's' };
+    expect(became(writing, after)).toEqual({ broken: [aModel('m', after)] });
   });
 
   it('turns from the section to the model', () => {

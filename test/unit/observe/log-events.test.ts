@@ -1,5 +1,5 @@
 import { pino } from 'pino';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { EventBus, type SupervisorEvent } from '../../../src/events/events.js';
 import { logEvents } from '../../../src/observe/log-events.js';
 
@@ -10,8 +10,8 @@ const levels = new Map([
   [50, 'error'],
 ]);
 
-/** The lines that these events make in the log. */
-function logged(...events: SupervisorEvent[]): Record<string, unknown>[] {
+/** The lines that these events make in the log; what is called among them may let time pass. */
+function logged(...events: (SupervisorEvent | (() => unknown))[]): Record<string, unknown>[] {
   const lines: Record<string, unknown>[] = [];
   const log = pino(
     { level: 'trace', base: null, timestamp: false },
@@ -21,7 +21,10 @@ function logged(...events: SupervisorEvent[]): Record<string, unknown>[] {
     throw error;
   });
   logEvents(bus, log);
-  for (const event of events) bus.emit(event);
+  for (const event of events) {
+    if (typeof event === 'function') event();
+    else bus.emit(event);
+  }
   return lines.map(({ level, ...fields }) => ({ level: levels.get(Number(level)), ...fields }));
 }
 
@@ -77,9 +80,85 @@ describe('a new catalog', () => {
     ]);
   });
 
+  it('names the first few of many, and counts all', () => {
+    const ids = Array.from({ length: 10_000 }, (_, index) => `m${index}`);
+    const broken = ids.map((model) => ({ model, problem: 'is empty', stale: undefined }));
+    const count = 10_000;
+    const first = (name: (id: string) => unknown): unknown[] => ['m0', 'm1', 'm2', 'm3', 'm4'].map(name);
+    const event = catalogChanged({ added: ids, changed: ['x'], broken, warnings: ids });
+    expect(logged(event)).toEqual([
+      {
+        level: 'info',
+        added: { count, first: first((id) => id) },
+        removed: [],
+        changed: ['x'],
+        msg: 'catalog.changed',
+      },
+      { level: 'warn', count, first: first((id) => id), msg: 'there are many warnings' },
+      {
+        level: 'warn',
+        count,
+        first: first((model) => ({ model, problem: 'is empty' })),
+        msg: 'many models cannot be served, or only in their last good form',
+      },
+    ]);
+  });
+
+  it('names all of a few', () => {
+    const ids = Array.from({ length: 20 }, (_, index) => `m${index}`);
+    const broken = ids.map((model) => ({ model, problem: 'is empty', stale: undefined }));
+    const lines = logged(catalogChanged({ removed: ids, broken }));
+    expect(lines[0]).toMatchObject({ removed: ids });
+    expect(lines.slice(1).map(({ model }) => model)).toEqual(ids);
+  });
+
   it('says its warnings as they are, percent signs included', () => {
     const warnings = ["'100%s %d.gguf' is not listed", 'second'];
     expect(logged(catalogChanged({ warnings }))).toEqual(warnings.map((msg) => ({ level: 'warn', msg })));
+  });
+});
+
+describe('a model that changes again and again', () => {
+  /** What is said of them, but for debugging, with a second between any two. */
+  function said(...events: SupervisorEvent[]): unknown[] {
+    vi.useFakeTimers({ toFake: ['performance'] });
+    onTestFinished(() => void vi.useRealTimers());
+    const lines = logged(...events.flatMap((event) => [event, () => vi.advanceTimersByTime(1000)]));
+    return lines.flatMap(({ level, changed, msg }) => (level === 'debug' ? [] : [changed ?? msg]));
+  }
+  const changed = (...models: string[]): SupervisorEvent => catalogChanged({ changed: models });
+  const broken = catalogChanged({ broken: [{ model: 'a', problem: 'is empty', stale: undefined }] });
+
+  it('is said to once a minute', () => {
+    const events = Array.from({ length: 121 }, () => changed('a'));
+    expect(said(...events)).toEqual([['a'], ['a'], ['a']]);
+  });
+
+  it('keeps no other from being said to', () => {
+    expect(said(changed('a'), changed('a', 'b'), changed('a', 'b'))).toEqual([['a'], ['b']]);
+  });
+
+  it('is said to have become well as often as it was broken', () => {
+    const cannot = 'model cannot be served';
+    expect(said(changed('a'), broken, changed('a'), broken, changed('a'), changed('a'))).toEqual([
+      ['a'],
+      cannot,
+      ['a'],
+      cannot,
+      ['a'],
+    ]);
+  });
+
+  it('is forgotten when it goes', () => {
+    expect(said(changed('a'), catalogChanged({ removed: ['a'] }), changed('a'))).toEqual([['a'], [], ['a']]);
+  });
+
+  it('is told of in full for debugging', () => {
+    expect(logged(changed('a'), changed('a')).at(-1)).toEqual({
+      level: 'debug',
+      changed: ['a'],
+      msg: 'catalog.changed',
+    });
   });
 });
 

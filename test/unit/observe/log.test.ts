@@ -1,9 +1,10 @@
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { eventually } from '../../helpers/eventually.js';
 import { tempDir } from '../../helpers/temp-dir.js';
 
 const repository = fileURLToPath(new URL('../../..', import.meta.url));
@@ -27,8 +28,8 @@ function compileLog(): string {
 
 const compiled = compileLog();
 
-/** What a process that logs like this writes to its standard output. */
-function written(format: 'json' | 'text' | 'auto', statements: string, level = 'info'): string {
+/** A program that logs like this. */
+function programOf(format: 'json' | 'text' | 'auto', statements: string, level = 'info'): string {
   const program = join(tempDir(), 'program.mjs');
   const log = JSON.stringify(join(compiled, 'log.js'));
   writeFileSync(
@@ -37,6 +38,12 @@ function written(format: 'json' | 'text' | 'auto', statements: string, level = '
     const log = await createLog({ level: ${JSON.stringify(level)}, format: ${JSON.stringify(format)} });
     ${statements}`,
   );
+  return program;
+}
+
+/** What it writes to its standard output. */
+function written(format: 'json' | 'text' | 'auto', statements: string, level?: string): string {
+  const program = programOf(format, statements, level);
   return execFileSync(process.execPath, [program], { encoding: 'utf8', timeout: 20_000, env: {} });
 }
 
@@ -132,6 +139,31 @@ it('what is below the level is not written', () => {
       .map((line) => (JSON.parse(line) as { msg: unknown }).msg);
   expect(messages('warn')).toEqual(['c', 'd']);
   expect(messages('silent')).toEqual([]);
+});
+
+it('says how many lines it dropped while nobody read', async () => {
+  const count = 200;
+  const program = programOf(
+    'json',
+    // More than is kept and than a pipe holds; those that are named are told of when the reader is back.
+    `for (let n = 0; n < ${count}; n++) log.info({ n }, 'x'.repeat(65_536));
+    setInterval(() => log.info('alive'), 100);`,
+  );
+  const child = spawn(process.execPath, [program], { env: {}, stdio: ['ignore', 'pipe', 'inherit'] });
+  onTestFinished(() => void child.kill('SIGKILL'));
+  let text = '';
+  child.stdout.setEncoding('utf8').on('data', (chunk: string) => (text += chunk));
+  const messages = (): Record<string, unknown>[] =>
+    text
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  const notices = (): Record<string, unknown>[] => messages().filter(({ dropped }) => dropped !== undefined);
+  await eventually('it says so', () => notices().length > 0);
+  const written = messages().filter(({ n }) => n !== undefined).length;
+  await eventually('it goes on', () => messages().filter(({ msg }) => msg === 'alive').length > 5);
+  expect(notices()).toMatchObject([{ level: 40, dropped: count - written }]);
+  expect(written).toBeGreaterThan(0);
 });
 
 it.each([

@@ -1,14 +1,23 @@
-import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   flatCacheDirectories,
   scanFlatCache,
   type FlatCache,
 } from '../../../../src/models/disk/flat-cache.js';
+import { flatModels } from '../../../../src/models/disk/flat-models.js';
 import { scanHubCache } from '../../../../src/models/disk/hub-cache.js';
+import { LastReadings } from '../../../../src/models/disk/last-readings.js';
 import { tempDir } from '../../../helpers/temp-dir.js';
 import { writeFile, writeLink, writeOddFile, writeRepo } from '../tree.js';
+import { failAt, mend } from './failing-fs.js';
+
+vi.mock(import('node:fs/promises'), async (importOriginal) => {
+  const { withFailures } = await import('./failing-fs.js');
+  return withFailures(await importOriginal());
+});
+afterEach(mend);
 
 describe('the place of the cache', () => {
   const others = {
@@ -327,6 +336,56 @@ describe('what is broken', () => {
     expect((await scanFlatCache(closed)).warnings).toEqual([`'${closed}' cannot be read: EACCES`]);
     chmodSync(closed, 0o700);
   });
+});
+
+describe('a moment in which the system fails', () => {
+  it.each([
+    ['EMFILE', 'the cache', ''],
+    ['EIO', 'a manifest', 'manifest=a=b_c=latest.json'],
+  ])('with %s at %s leaves what was there, with a warning', async (code, _what, below) => {
+    const directory = tempDir();
+    const readings = new LastReadings();
+    const file = writeFile(join(directory, 'a_b_c_x-Q4_0.gguf'));
+    writeFile(join(directory, 'manifest=a=b_c=latest.json'), manifest('x-Q4_0.gguf'));
+    const before = await scanFlatCache(directory, { readings });
+    expect(before.models.map(({ id, aliases }) => [id, aliases])).toEqual([['a/b_c:Q4_0', ['a/b_c']]]);
+    const path = below === '' ? directory : join(directory, below);
+    failAt(path, code);
+    const during = await scanFlatCache(directory, { readings });
+    expect(during.models).toEqual(before.models);
+    expect(during.warnings).toEqual([`'${path}' cannot be read: ${code}; what it held last is used`]);
+    mend();
+    rmSync(file);
+    expect(await scanFlatCache(directory, { readings })).toEqual({ models: [], warnings: [] });
+  });
+
+  it('at a link leaves it what it led to', async () => {
+    const directory = tempDir();
+    const readings = new LastReadings();
+    writeFile(join(directory, 'a_b_x-Q8_0.gguf'));
+    const link = writeLink(join(directory, 'a_b_mmproj-F16.gguf'), writeFile(join(tempDir(), 'm.gguf')));
+    await scanFlatCache(directory, { readings });
+    failAt(link, 'ESTALE');
+    expect((await scanFlatCache(directory, { readings })).models.map(({ mmproj }) => mmproj)).toEqual([link]);
+  });
+});
+
+it('tens of thousands of companions in one repository, and of manifests of one file, are sorted at once', () => {
+  const names = Array.from({ length: 60_000 }, (_, index) => `a_b-GGUF_mmproj-x-T${index}.gguf`);
+  const entries = ['a_b-GGUF_x-Q4_0.gguf', ...names].map((name) => {
+    return { name, path: `/flat/${name}`, kind: 'file', isLink: false } as const;
+  });
+  const manifests = names.map((_, index) => {
+    return {
+      repo: 'a/b-GGUF',
+      tag: `t${index}`,
+      model: { repo: 'a/b-GGUF', path: 'x-Q4_0.gguf' },
+      mmproj: undefined,
+    };
+  });
+  const started = performance.now();
+  expect(flatModels(entries, manifests)).toHaveLength(1);
+  expect(performance.now() - started).toBeLessThan(2_000);
 });
 
 it('ten thousand files of as many repositories are read in seconds', async () => {

@@ -1,9 +1,28 @@
-import { chmodSync, rmSync } from 'node:fs';
+import { chmodSync, rmSync, utimesSync } from 'node:fs';
+import { userInfo } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
-import { hubCacheDirectory, scanHubCache } from '../../../../src/models/disk/hub-cache.js';
+import { afterEach, describe, expect, it, vi } from 'vitest';
+import {
+  HubCache,
+  hubCacheDirectory,
+  passwdHome,
+  scanHubCache,
+} from '../../../../src/models/disk/hub-cache.js';
+import { LastReadings } from '../../../../src/models/disk/last-readings.js';
 import { tempDir } from '../../../helpers/temp-dir.js';
 import { COMMIT, writeFile, writeLink, writeRepo } from '../tree.js';
+import { failAt, mend } from './failing-fs.js';
+
+vi.mock(import('node:fs/promises'), async (importOriginal) => {
+  const { withFailures } = await import('./failing-fs.js');
+  return withFailures(await importOriginal());
+});
+afterEach(mend);
+
+vi.mock(import('node:os'), async (importOriginal) => {
+  const original = await importOriginal();
+  return { ...original, userInfo: vi.fn(original.userInfo) as typeof userInfo };
+});
 
 describe('the place of the cache', () => {
   const env = {
@@ -37,6 +56,13 @@ describe('the place of the cache', () => {
   it('is below the home of the user database when no variable is set, and else unknown', () => {
     expect(hubCacheDirectory({}, '/passwd', 'linux')).toBe('/passwd/.cache/huggingface/hub');
     expect(hubCacheDirectory({}, undefined, 'linux')).toBeUndefined();
+  });
+
+  it('asks the user database once, however often it is told', () => {
+    vi.mocked(userInfo).mockClear();
+    const first = passwdHome();
+    expect(passwdHome()).toBe(first);
+    expect(userInfo).toHaveBeenCalledTimes(1);
   });
 
   it('stays relative if the variable is', () => {
@@ -126,18 +152,45 @@ describe('the snapshot', () => {
     expect(await idsOf(cache)).toEqual([]);
   });
 
-  it('that refs/main names is not there: the models of an older one are told as lost', async () => {
+  it('is the newest older one with a model while that of the ref has none, and says so', async () => {
     const cache = tempDir();
-    const older = writeRepo(cache, 'org/a', ['a-Q4_0.gguf'], 'a'.repeat(40));
-    writeFile(join(cache, 'models--org--a/refs/main'), 'b'.repeat(40));
-    writeFile(join(cache, 'models--org--no-gguf/refs/main'), 'b'.repeat(40));
-    writeFile(join(cache, 'models--org--no-gguf/snapshots', 'a'.repeat(40), 'model.safetensors'));
-    const { models, warnings } = await scanHubCache(cache);
-    expect(models).toEqual([]);
-    expect(warnings).toEqual([
-      `'org/a' is not listed: its ref names the commit ${'b'.repeat(40)}, of which no file is in the cache; ` +
-        `download it again, or name a file of '${older}' in a preset`,
+    const oldest = writeRepo(cache, 'org/a', ['a-Q2_K.gguf'], 'a'.repeat(40));
+    const older = writeRepo(cache, 'org/a', ['a-Q4_0.gguf', 'mmproj-F16.gguf'], '9'.repeat(40));
+    const modelless = writeRepo(cache, 'org/a', ['README.md'], 'f'.repeat(40));
+    for (const [index, snapshot] of [oldest, older, modelless].entries()) {
+      utimesSync(snapshot, 1_000 + index, 1_000 + index);
+    }
+    const head = 'b'.repeat(40);
+    writeRepo(cache, 'org/a', ['README.md'], head);
+    const hub = await scanHubCache(cache);
+    expect(hub.models).toEqual([{ id: 'org/a:Q4_0' }]);
+    expect(hub.resolve('org/a:Q4_0')).toEqual({
+      kind: 'file',
+      file: join(older, 'a-Q4_0.gguf'),
+      mmproj: join(older, 'mmproj-F16.gguf'),
+      isOutdated: true,
+    });
+    expect(hub.warnings).toEqual([
+      `'org/a' is served from '${older}': its ref names the commit ${head}, of which no model is in the cache; ` +
+        'unless it is being downloaded, download it again',
     ]);
+
+    writeRepo(cache, 'org/a', ['a-Q8_0.gguf'], head);
+    const updated = await scanHubCache(cache);
+    expect(updated.models).toEqual([{ id: 'org/a:Q8_0' }]);
+    expect(updated.resolve('org/a')).toMatchObject({ isOutdated: false });
+    expect(updated.warnings).toEqual([]);
+  });
+
+  it('is that of the ref if it has presets, or if no other has a model', async () => {
+    const cache = tempDir();
+    writeRepo(cache, 'org/presets', ['a-Q4_0.gguf'], 'a'.repeat(40));
+    writeRepo(cache, 'org/presets', ['preset.ini'], 'b'.repeat(40));
+    writeRepo(cache, 'org/tensors', ['model.safetensors'], 'a'.repeat(40));
+    writeFile(join(cache, 'models--org--tensors/refs/main'), 'b'.repeat(40));
+    const hub = await scanHubCache(cache);
+    expect([hub.models, hub.warnings]).toEqual([[], []]);
+    expect(hub.resolve('org/presets').kind).toBe('unusable');
   });
 
   it('is walked to its depth, but not through links to directories', async () => {
@@ -185,6 +238,7 @@ describe('what is broken', () => {
       kind: 'file',
       file: join(snapshot, 'a-Q4_0.gguf'),
       mmproj: undefined,
+      isOutdated: false,
     });
   });
 });
@@ -274,6 +328,101 @@ describe('the projector that a child takes', () => {
       kind: 'file',
       file: join(snapshot, 'plain.gguf'),
       mmproj: join(snapshot, 'mmproj-F16.gguf'),
+      isOutdated: false,
     });
   });
+});
+
+describe('a moment in which the system fails', () => {
+  const repo = 'models--org--a';
+  it.each([
+    ['EMFILE', 'the cache', ''],
+    ['EIO', 'the refs', `${repo}/refs`],
+    ['ESTALE', 'the ref itself', `${repo}/refs/main`],
+    ['ENFILE', 'the snapshot', `${repo}/snapshots/${COMMIT}`],
+    ['EACCES', 'a directory in it', `${repo}/snapshots/${COMMIT}/sub`],
+  ])('with %s at %s leaves what was there, with a warning', async (code, _what, below) => {
+    const cache = tempDir();
+    const readings = new LastReadings();
+    // Were the ref taken for gone, the other one would count.
+    writeRepo(cache, 'org/a', ['other-Q2_K.gguf'], 'a'.repeat(40));
+    writeFile(join(cache, repo, 'refs/zzz'), 'a'.repeat(40));
+    writeRepo(cache, 'org/a', ['a-Q4_0.gguf', 'sub/a-Q8_0.gguf']);
+    writeRepo(cache, 'org/b', ['b-Q4_0.gguf']);
+    const before = await scanHubCache(cache, { readings });
+    expect(before.models).toHaveLength(3);
+    const path = below === '' ? cache : join(cache, below);
+    failAt(path, code);
+    const told = [`'${path}' cannot be read: ${code}; what it held last is used`];
+    // However long it lasts.
+    for (const hub of [await scanHubCache(cache, { readings }), await scanHubCache(cache, { readings })]) {
+      expect(hub.models).toEqual(before.models);
+      expect(hub.resolve('org/a:Q8_0')).toEqual(before.resolve('org/a:Q8_0'));
+      expect(hub.warnings).toEqual(told);
+    }
+    mend();
+    rmSync(join(cache, 'models--org--b'), { recursive: true });
+    const after = await scanHubCache(cache, { readings });
+    expect(after.models.map(({ id }) => id).sort()).toEqual(['org/a:Q4_0', 'org/a:Q8_0']);
+    expect(after.warnings).toEqual([]);
+  });
+
+  it('hides what changed elsewhere in the meantime no more than need be', async () => {
+    const cache = tempDir();
+    const readings = new LastReadings();
+    const snapshot = writeRepo(cache, 'org/a', ['a-Q4_0.gguf']);
+    writeRepo(cache, 'org/b', ['b-Q4_0.gguf']);
+    await scanHubCache(cache, { readings });
+    failAt(snapshot, 'EMFILE');
+    rmSync(join(cache, 'models--org--b'), { recursive: true });
+    writeRepo(cache, 'org/c', ['c-Q4_0.gguf']);
+    const { models } = await scanHubCache(cache, { readings });
+    expect(models.map(({ id }) => id)).toEqual(['org/a:Q4_0', 'org/c:Q4_0']);
+  });
+
+  it('is told once for each code, wherever and how often it happens', async () => {
+    const cache = tempDir();
+    const readings = new LastReadings();
+    const snapshots = ['a', 'b', 'c'].map((name) => writeRepo(cache, `org/${name}`, [`${name}-Q4_0.gguf`]));
+    const before = await scanHubCache(cache, { readings });
+    const [a = '', b = '', c = ''] = snapshots;
+    const told = [
+      `'${c}' cannot be read: EIO; what it held last is used`,
+      `parts of '${cache}' cannot be read: EMFILE; what they held last is used`,
+    ];
+    for (const path of [a, b]) failAt(path, 'EMFILE');
+    failAt(c, 'EIO');
+    const during = await scanHubCache(cache, { readings });
+    expect([during.models, during.warnings]).toEqual([before.models, told]);
+    failAt(cache, 'EMFILE');
+    expect((await scanHubCache(cache, { readings })).warnings).toEqual(told);
+  });
+
+  it('at the first scan is a warning, and at a repository that is gone by now it is nothing', async () => {
+    const cache = tempDir();
+    const readings = new LastReadings();
+    const snapshot = writeRepo(cache, 'org/a', ['a-Q4_0.gguf']);
+    failAt(snapshot, 'EMFILE');
+    const { models, warnings } = await scanHubCache(cache, { readings });
+    expect([models, warnings]).toEqual([[], [`'${snapshot}' cannot be read: EMFILE`]]);
+    mend();
+    expect((await scanHubCache(cache, { readings })).models).toHaveLength(1);
+    rmSync(join(cache, 'models--org--a'), { recursive: true });
+    expect((await scanHubCache(cache, { readings })).models).toEqual([]);
+    failAt(cache, 'EMFILE');
+    expect((await scanHubCache(cache, { readings })).models).toEqual([]);
+  });
+});
+
+it('a repository of thousands of models is resolved in a fraction of a second', () => {
+  const files = Array.from({ length: 3_000 }, (_, index) => {
+    const path = `directory-${index}/some-model-of-a-usual-name-T${index}.gguf`;
+    return { path, localPath: `/hub/${path}` };
+  });
+  const started = performance.now();
+  const hub = new HubCache([{ id: 'org/a', files }], []);
+  const kinds = new Set(hub.models.map(({ id }) => hub.resolve(id).kind));
+  expect(performance.now() - started).toBeLessThan(1_500);
+  expect(hub.models).toHaveLength(3_000);
+  expect([...kinds]).toEqual(['file']);
 });

@@ -1,10 +1,18 @@
-import { chmodSync, mkdirSync, readFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { shardPath } from '../../../../src/models/disk/gguf-name.js';
+import { LastReadings } from '../../../../src/models/disk/last-readings.js';
 import { scanModelsDir } from '../../../../src/models/disk/models-dir.js';
 import { tempDir } from '../../../helpers/temp-dir.js';
 import { writeFile, writeLink, writeOddFile } from '../tree.js';
+import { failAt, mend } from './failing-fs.js';
+
+vi.mock(import('node:fs/promises'), async (importOriginal) => {
+  const { withFailures } = await import('./failing-fs.js');
+  return withFailures(await importOriginal());
+});
+afterEach(mend);
 
 /** What a scan finds in a directory `M` that holds those files. */
 async function scan(...files: string[]): ReturnType<typeof scanModelsDir> {
@@ -263,6 +271,86 @@ it('a directory that is missing or none is an error that names option and path',
     `--models-dir '${join(directory, 'no')}' does not exist`,
   );
   await expect(scanModelsDir(file)).rejects.toThrow(`--models-dir '${file}' is not a directory`);
+});
+
+it('a directory that cannot be read at the first scan is an error with the reason and no wrong advice', async () => {
+  const directory = tempDir();
+  failAt(directory, 'EMFILE');
+  await expect(scanModelsDir(directory)).rejects.toThrow(
+    new Error(`--models-dir '${directory}' cannot be read: EMFILE`),
+  );
+});
+
+it('a link back to the directory, or to one above it, is passed over; others are not', async () => {
+  const root = tempDir();
+  const directory = join(root, 'models');
+  writeFile(join(root, 'outside.gguf'));
+  writeFile(join(root, 'models-2/b.gguf'));
+  writeFile(join(directory, 'a.gguf'));
+  writeLink(join(directory, 'loop'), '.');
+  writeLink(join(directory, 'above'), '..');
+  writeLink(join(directory, 'sibling'), '../models-2');
+  writeLink(join(root, 'link'), directory);
+  const ids = async (path: string): Promise<string[]> =>
+    (await scanModelsDir(path)).models.map(({ id }) => id);
+  expect(await ids(directory)).toEqual(['a', 'sibling']);
+  expect(await ids(join(root, 'link'))).toEqual(['a', 'sibling']);
+});
+
+describe('a moment in which the system fails', () => {
+  it.each([
+    ['EMFILE', 'the directory', ''],
+    ['EIO', 'a sub-directory', 'v'],
+    ['ESTALE', 'one that is a link', 'linked'],
+  ])('with %s at %s leaves what was there, with a warning', async (code, _what, below) => {
+    const directory = tempDir();
+    const readings = new LastReadings();
+    const file = writeFile(join(directory, 'a.gguf'));
+    writeFile(join(directory, 'v/b-Q4_0.gguf'));
+    writeFile(join(directory, 'v/mmproj-F16.gguf'));
+    const elsewhere = tempDir();
+    writeFile(join(elsewhere, 'c.gguf'));
+    writeLink(join(directory, 'linked'), elsewhere);
+    const before = await scanModelsDir(directory, { readings });
+    expect(before.models.map(({ id }) => id)).toEqual(['a', 'linked', 'v']);
+    const path = below === '' ? directory : join(directory, below);
+    failAt(path, code);
+    const told = [`'${path}' cannot be read: ${code}; what it held last is used`];
+    // However long it lasts.
+    expect(await scanModelsDir(directory, { readings })).toEqual({ ...before, warnings: told });
+    expect(await scanModelsDir(directory, { readings })).toEqual({ ...before, warnings: told });
+    mend();
+    rmSync(file);
+    const after = await scanModelsDir(directory, { readings });
+    expect(after.models.map(({ id }) => id)).toEqual(['linked', 'v']);
+    expect(after.warnings).toEqual([]);
+  });
+
+  it('at a link to a companion leaves it; at one that never was followed it is told', async () => {
+    const directory = tempDir();
+    const readings = new LastReadings();
+    writeFile(join(directory, 'v/a.gguf'));
+    const target = writeFile(join(tempDir(), 'm.gguf'));
+    const link = writeLink(join(directory, 'v/mmproj-F16.gguf'), target);
+    const before = await scanModelsDir(directory, { readings });
+    expect(before.models.map(({ mmproj }) => mmproj)).toEqual([link]);
+    failAt(link, 'EIO');
+    expect(await scanModelsDir(directory, { readings })).toEqual(before);
+    const { models, warnings } = await scanModelsDir(directory);
+    expect(models.map(({ mmproj }) => mmproj)).toEqual([undefined]);
+    expect(warnings).toEqual([`'${link}' cannot be read; its model is served without it`]);
+  });
+
+  it('at a directory that is gone by now is no error about what it held', async () => {
+    const directory = tempDir();
+    const readings = new LastReadings();
+    writeFile(join(directory, 'v/a.gguf'));
+    await scanModelsDir(directory, { readings });
+    rmSync(directory, { recursive: true });
+    await expect(scanModelsDir(directory, { readings })).rejects.toThrow('does not exist; create it');
+    failAt(directory, 'EIO');
+    await expect(scanModelsDir(directory, { readings })).rejects.toThrow('cannot be read: EIO');
+  });
 });
 
 describe.runIf(process.platform === 'linux')('names that are not UTF-8', () => {

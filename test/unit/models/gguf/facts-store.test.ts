@@ -1,7 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import {
   appendFileSync,
   existsSync,
   mkdirSync,
+  readdirSync,
   readFileSync,
   symlinkSync,
   utimesSync,
@@ -11,7 +13,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { setTimeout as delay } from 'node:timers/promises';
 import { execa } from 'execa';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished, vi } from 'vitest';
 import { FactsCache } from '../../../../src/models/gguf/facts-cache.js';
 import {
   FactsStore,
@@ -115,17 +117,14 @@ function problemOf(report: FactsReport): string | undefined {
 }
 
 describe('facts', () => {
-  it('are read, known from then on, and told once', async () => {
+  it('are read, and known from then on', async () => {
     const file = writeModel(join(tempDir(), 'a.gguf'));
-    const learnt: ModelFiles[] = [];
-    const store = storeWith({ onLearnt: (files) => learnt.push(files) });
+    const store = storeWith();
     expect(store.known(filesOf(file))).toBeUndefined();
 
     const report = await read(store, file);
     expect(report).toMatchObject({ kind: 'facts', facts: { ...whole, sizeBytes: wholeBytes(header()) } });
     expect(store.known(filesOf(file))).toEqual(report);
-    await read(store, file);
-    expect(learnt).toEqual([filesOf(file)]);
   });
 
   it('are read again when size or time has changed, and only then', async () => {
@@ -249,6 +248,17 @@ describe('a fault', () => {
     expect(await read(store, first(new Date()))).toMatchObject({ kind: 'problem', transient: true });
   });
 
+  it('of a file that is no model by its own words passes while it is new', async () => {
+    const adapter = ggufWith({ pairs: [stringPair('general.type', 'adapter')] });
+    const path = join(tempDir(), 'a.gguf');
+    const store = storeWith();
+    const problem = `'${path}' is a LoRA adapter, not a model`;
+    await read(store, writeSparse(path, adapter, { time: new Date() }));
+    expect(store.known(filesOf(path))).toEqual({ kind: 'problem', problem, transient: true });
+    await read(store, writeSparse(path, adapter, { time: LONG_AGO }));
+    expect(store.known(filesOf(path))).toEqual({ kind: 'problem', problem, transient: false });
+  });
+
   it('of a file that was written just now is not believed', async () => {
     const now = new Date();
     const path = join(tempDir(), 'a.gguf');
@@ -281,41 +291,39 @@ describe('growth', () => {
 });
 
 describe('the queue', () => {
-  /** Files `a`, `b`, … and the order in which the store has told their facts. */
+  /** Files `a`, `b`, …, in a store of their own. */
   function lettered(count: number) {
     const directory = tempDir();
     const files = Array.from({ length: count }, (_, index) =>
-      writeModel(join(directory, `${String.fromCharCode(97 + index)}.gguf`)),
+      filesOf(writeModel(join(directory, `${String.fromCharCode(97 + index)}.gguf`))),
     );
-    const order: string[] = [];
-    const store = storeWith({ onLearnt: ({ file }) => order.push(file.slice(-6, -5)) });
-    return { store, order, files: files.map((file) => filesOf(file)) };
+    return { store: storeWith(), files };
   }
 
-  it('has what is urgent go first', async () => {
-    const { store, order, files } = lettered(5);
-    const [a, b, c, d, e] = files as [ModelFiles, ModelFiles, ModelFiles, ModelFiles, ModelFiles];
-    const reads = [
-      store.read(a, { urgent: false }),
-      store.read(b, { urgent: false }),
-      store.read(c, { urgent: false }),
-      store.read(d, { urgent: true }),
-      store.read(e, { urgent: true }),
-      // Has waited in vain, and becomes urgent.
-      store.read(c, { urgent: true }),
-    ];
-    await withDeadline('all facts', Promise.all(reads), 20_000);
-    expect(order.join('')).toBe('adecb');
-  });
-
   it('reads once for all who wait for the same files', async () => {
-    const { store, order, files } = lettered(2);
+    const { store, files } = lettered(2);
     const [a, b] = files as [ModelFiles, ModelFiles];
     const begun = store.read(a, { urgent: false });
-    const [first, second] = [store.read(b, { urgent: false }), store.read(b, { urgent: true })];
-    expect(second).toBe(first);
-    await withDeadline('all facts', Promise.all([begun, first]), 20_000);
-    expect(order.join('')).toBe('ab');
+    const waiting = store.read(b, { urgent: false });
+    expect(store.read(b, { urgent: false })).toBe(waiting);
+    expect(store.read(b, { urgent: true })).toBe(waiting);
+    await withDeadline('all facts', Promise.all([begun, waiting]), 20_000);
+  });
+
+  it('goes on after a reading that throws, which says nothing against the file', async () => {
+    const directory = tempDir();
+    const [bad, good] = ['bad', 'good'].map((name) => writeModel(join(directory, `${name}.gguf`))) as [
+      string,
+      string,
+    ];
+    const store = storeWith();
+    const spy = vi.spyOn(FactsCache.prototype, 'load').mockRejectedValueOnce(new Error('boom'));
+    onTestFinished(() => spy.mockRestore());
+    expect(await Promise.all([read(store, bad), read(store, good)])).toMatchObject([
+      { kind: 'unread', reason: `'${bad}' cannot be read: Error: boom` },
+      { kind: 'facts' },
+    ]);
+    expect(await read(store, bad)).toMatchObject({ kind: 'facts' });
   });
 
   it('looks again for who asks when a reading has begun', async () => {
@@ -367,6 +375,54 @@ describe('the reading thread', () => {
       { kind: 'unread', reason: `'${bad}' cannot be read: no answer within 1 s` },
       expect.objectContaining({ kind: 'facts' }),
     ]);
+  });
+
+  it('that hangs holds up nothing that is urgent', async () => {
+    const directory = tempDir();
+    const slow = ['hang-1', 'hang-2', 'hang-3'].map((name) => writeModel(join(directory, `${name}.gguf`)));
+    const good = writeModel(join(directory, 'good.gguf'));
+    const store = odd({ fileTimeoutMs: 600_000 });
+    const [background, ...urgent] = slow.map((file, at) => store.read(filesOf(file), { urgent: at > 0 }));
+    const report = store.read(filesOf(good), { urgent: true });
+    expect(await withDeadline('the urgent facts', report, 20_000)).toMatchObject({ kind: 'facts' });
+    await store.close();
+    const ended = { kind: 'unread', reason: 'the supervisor is ending' };
+    expect(await Promise.all([background, ...urgent])).toEqual([ended, ended, ended]);
+  });
+
+  it('that hangs holds up what waits behind it only until that becomes urgent', async () => {
+    const directory = tempDir();
+    const [hanging, wanted, other] = ['hang', 'wanted', 'other'].map((name) =>
+      filesOf(writeModel(join(directory, `${name}.gguf`))),
+    ) as [ModelFiles, ModelFiles, ModelFiles];
+    const store = odd({ fileTimeoutMs: 600_000 });
+    const waiting = [hanging, wanted, other].map((files) => store.read(files, { urgent: false }));
+    void store.read(wanted, { urgent: true });
+    expect(await withDeadline('the wanted facts', waiting[1] as Promise<FactsReport>, 20_000)).toMatchObject({
+      kind: 'facts',
+    });
+    expect(store.known(other)).toBeUndefined();
+    await store.close();
+    expect(await Promise.all(waiting)).toMatchObject([
+      { kind: 'unread' },
+      { kind: 'facts' },
+      { kind: 'unread' },
+    ]);
+  });
+
+  it('is not given one file twice at a time, nor again when it hangs on it', async () => {
+    const directory = tempDir();
+    const projector = writeModel(join(directory, 'hang.gguf'));
+    const models = ['a', 'b', 'c', 'd'].map((name) => writeModel(join(directory, `${name}.gguf`)));
+    const store = odd({ fileTimeoutMs: 1_000 });
+    const before = starts();
+    const began = performance.now();
+    const reports = models.map((file, at) => store.read(filesOf(file, projector), { urgent: at > 0 }));
+    const facts = await withDeadline('all facts', Promise.all(reports), 20_000);
+    expect(facts.map(({ kind }) => kind)).toEqual(['facts', 'facts', 'facts', 'facts']);
+    // One deadline, not four.
+    expect(performance.now() - began).toBeLessThan(3_500);
+    expect(starts() - before).toBeLessThanOrEqual(4);
   });
 
   it('is kept for the next file and ended when there is none', async () => {
@@ -498,6 +554,17 @@ describe('on disk', () => {
     writeFileSync(inTheWay, '');
     const file = writeModel(join(directory, 'a.gguf'));
     expect(await learn(join(inTheWay, 'facts.json'), file)).toMatchObject([{ kind: 'facts' }]);
+  });
+
+  it('what was left by writers that were killed is removed, and nothing else', async () => {
+    const directory = tempDir();
+    const cacheFile = join(directory, 'facts.json');
+    const [old, young] = [randomUUID(), randomUUID()].map((id) => `facts.json.${id}`) as [string, string];
+    const others = ['facts.json.bak', `other.json.${randomUUID()}`, 'links'];
+    for (const name of [old, young, ...others]) writeSparse(join(directory, name), '');
+    utimesSync(join(directory, young), new Date(), new Date());
+    await learn(cacheFile, writeModel(join(directory, 'a.gguf')));
+    expect(readdirSync(directory).sort()).toEqual(['a.gguf', 'facts.json', young, ...others].sort());
   });
 
   it('what was not used longest gives way to what is new', async () => {

@@ -3,10 +3,17 @@ import { chmodSync, mkdirSync, readdirSync, rmSync, symlinkSync, utimesSync, wri
 import { endianness } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { GgufChecks } from '../../../../src/models/gguf/gguf-file.js';
 import { tempDir } from '../../../helpers/temp-dir.js';
+import { failAt, mend } from '../disk/failing-fs.js';
 import { ggufHeader, LONG_AGO, writeSparse } from '../gguf-header.js';
+
+vi.mock(import('node:fs/promises'), async (importOriginal) => {
+  const { withFailures } = await import('../disk/failing-fs.js');
+  return withFailures(await importOriginal());
+});
+afterEach(mend);
 
 const directory = tempDir();
 
@@ -220,5 +227,46 @@ describe('what was found before', () => {
     expect((await checks.check(path)).problem).toContain('EACCES');
     chmodSync(path, 0o644);
     expect((await checks.check(path)).problem).toBeUndefined();
+  });
+});
+
+describe('a failure that is not about the file', () => {
+  const codes = ['EMFILE', 'ENFILE', 'EIO', 'EAGAIN', 'ETIMEDOUT', 'ESTALE', 'ENOMEM', 'EBUSY'];
+
+  it.each(codes)('%s leaves what was found before, good or bad, settled or not', async (code) => {
+    const good = writeSparse(join(directory, `${code}-00001-of-00002.gguf`), ggufHeader());
+    const second = writeSparse(join(directory, `${code}-00002-of-00002.gguf`), ggufHeader());
+    const broken = writeSparse(join(directory, `${code}-broken.gguf`), 'text');
+    const fresh = writeSparse(join(directory, `${code}-fresh.gguf`), 'text', { time: new Date() });
+    const missing = join(directory, `${code}-missing.gguf`);
+    const paths = [good, broken, fresh, missing];
+    const checks = new GgufChecks();
+    const before = await checks.checkAll(paths);
+    expect(paths.map((path) => before.get(path)?.problem === undefined)).toEqual([true, false, false, false]);
+    for (const path of [...paths, second]) failAt(path, code);
+    expect(await checks.checkAll(paths)).toEqual(before);
+    expect(await checks.checkAll(paths)).toEqual(before);
+    mend();
+    writeSparse(good, 'text');
+    expect((await checks.checkAll(paths)).get(good)?.problem).toContain('is not a GGUF file');
+  });
+
+  it('is nothing against a file of which nothing is known, and the next look tells', async () => {
+    const path = writeSparse(join(directory, 'unlucky.gguf'), 'text');
+    const checks = new GgufChecks();
+    failAt(path, 'EMFILE');
+    expect(await checks.checkAll([path])).toEqual(
+      new Map([[path, { problem: undefined, version: undefined }]]),
+    );
+    mend();
+    expect((await checks.checkAll([path])).get(path)?.problem).toContain('is not a GGUF file');
+  });
+
+  it('is not EACCES, which is', async () => {
+    const path = writeSparse(join(directory, 'forbidden.gguf'), ggufHeader());
+    const checks = new GgufChecks();
+    await checks.check(path);
+    failAt(path, 'EACCES');
+    expect((await checks.check(path)).problem).toBe(`'${path}' cannot be read: EACCES`);
   });
 });

@@ -320,7 +320,7 @@ describe('the report as text', () => {
       warnings: [finding(4, 'four')],
     };
     expect(renderReport(report)).toBe(
-      'p.ini:2: error: two\np.ini:4: warning: four\np.ini:9: error: nine\np.ini: 2 errors, 1 warning\n',
+      'p.ini:2: error: [m] two\np.ini:4: warning: [m] four\np.ini:9: error: [m] nine\np.ini: 2 errors, 1 warning\n',
     );
   });
 
@@ -332,7 +332,7 @@ describe('the report as text', () => {
 
   it('shows what could control a terminal as text', () => {
     const report = { file: 'p.ini', ok: false, errors: [finding(1, '\x1b[2J\x07')], warnings: [] };
-    expect(renderReport(report)).toBe('p.ini:1: error: \\x1b[2J\\x07\np.ini: 1 error, 0 warnings\n');
+    expect(renderReport(report)).toBe('p.ini:1: error: [m] \\x1b[2J\\x07\np.ini: 1 error, 0 warnings\n');
   });
 });
 
