@@ -32,6 +32,7 @@ const HELP: readonly string[] = ['--help', '-h', '--usage'];
 const lastLinesMs = 500;
 /** How long what is being read gets to end. */
 const lastReadMs = 1_000;
+const looks = 10;
 
 /**
  * Runs one command to its end. `start` is the verb when the first argument is absent or is an option.
@@ -197,22 +198,29 @@ function hasTerminal(): boolean {
   return [0, 1, 2].some((descriptor) => isatty(descriptor));
 }
 
-/** The last lines say how it ended; a stuck reader of the log must not keep it from ending. */
+let isExiting = false;
+
+/**
+ * The last lines say how it ended; a stuck reader of the log must not keep it from ending, and neither must a file that
+ * gives no answer (on a network file system that is gone). What was asked for first counts.
+ */
 function exitAfterFlush(log: Logger, code: number): void {
-  // A file operation without an answer (a network file system that is gone) would keep the exit waiting for ever.
+  if (isExiting) return;
+  isExiting = true;
   const isReading = (): boolean => process.getActiveResourcesInfo().some((kind) => kind.startsWith('FSReq'));
   const exit = (looksLeft: number): void => {
     if (!isReading()) process.exit(code);
+    // The exit would wait for it for ever.
     if (looksLeft === 0) process.kill(process.pid, 'SIGKILL');
-    setTimeout(() => exit(looksLeft - 1), lastReadMs / 10);
+    setTimeout(() => exit(looksLeft - 1), lastReadMs / looks);
   };
-  let isExiting = false;
-  const exitOnce = (): void => {
-    if (!isExiting) exit(10);
-    isExiting = true;
+  let isFlushed = false;
+  const onFlushed = (): void => {
+    if (!isFlushed) exit(looks);
+    isFlushed = true;
   };
-  setTimeout(exitOnce, lastLinesMs);
-  log.flush(() => setImmediate(exitOnce));
+  setTimeout(onFlushed, lastLinesMs);
+  log.flush(() => setImmediate(onFlushed));
 }
 
 /** What the user can mend is said in its own words, without a stack. */

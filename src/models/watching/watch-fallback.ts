@@ -16,13 +16,25 @@ const LIMITS: ReadonlyMap<string, string> = new Map([
       `'sysctl fs.inotify.max_user_instances=1024' raises the first`,
   ],
 ]);
-const MAX_REMEMBERED_NOTICES = 1_000;
+/** What helps against the other codes. */
+const REMEDIES: ReadonlyMap<string, string> = new Map([
+  ['EACCES', 'let this user read them'],
+  ['EPERM', 'let this user read them'],
+]);
+/** There are some hundred codes; an error without one brings its message instead, which may never be the same twice. */
+const MAX_REMEMBERED_NOTICES = 200;
+/** A problem is told again when it has grown to more than so many times what was told. */
+const MUCH = 2;
 
-/** Sets traps; by polling, from when the system has no more watches to give. Gives each notice once. */
+/**
+ * Sets traps; by polling, from when the system has no more watches to give. Gives each notice once, and one for all
+ * paths that have the same problem.
+ */
 export class TrapSetter {
   readonly #onNotice: (text: string) => void;
   readonly #signal: AbortSignal;
-  readonly #noticed = new Set<string>();
+  /** By what is wrong: on how many paths, as was told last. */
+  readonly #noticed = new Map<string, number>();
   #usePolling: boolean;
 
   constructor({ usePolling, onNotice, signal }: TrapSetterOptions) {
@@ -40,24 +52,45 @@ export class TrapSetter {
     if (limit !== undefined && !usePolling) {
       await trap.close();
       this.#usePolling = true;
-      this.#notice(`looking for changes on disk every ${POLL_MS / 1000} s, because ${limit} (then restart)`);
+      const text = `looking for changes on disk every ${POLL_MS / 1000} s, because ${limit} (then restart)`;
+      this.#notice(text, 1, text);
       return await this.set(scope);
     }
-    for (const [path, problem] of trap.problems) {
-      this.#notice(`changes in '${path}' are not noticed: ${problem}`);
+    for (const [problem, paths] of byProblem(trap.problems)) {
+      const [first = ''] = paths;
+      const remedy = REMEDIES.get(problem);
+      const subject =
+        paths.length === 1
+          ? `'${first}'`
+          : `${paths.length.toLocaleString('en-US')} ${scope.kind} (first '${first}')`;
+      this.#notice(
+        `${scope.kind}: ${problem}`,
+        paths.length,
+        `changes in ${subject} are not noticed: ${problem}${remedy === undefined ? '' : `; ${remedy}`}`,
+      );
     }
     if (trap.late) {
-      this.#notice(
-        `going through the models took longer than ${SET_MS / 1000} s; some changes may not be noticed`,
-      );
+      const text = `going through the models took longer than ${SET_MS / 1000} s; some changes may not be noticed at once`;
+      this.#notice(text, 1, text);
     }
     return trap;
   }
 
-  #notice(text: string): void {
-    if (this.#noticed.has(text)) return;
-    if (this.#noticed.size >= MAX_REMEMBERED_NOTICES) this.#noticed.clear();
-    this.#noticed.add(text);
+  #notice(what: string, count: number, text: string): void {
+    const told = this.#noticed.get(what);
+    if (told === undefined ? this.#noticed.size >= MAX_REMEMBERED_NOTICES : count <= MUCH * told) return;
+    this.#noticed.set(what, count);
     this.#onNotice(text);
   }
+}
+
+/** The paths that have each problem. */
+function byProblem(problems: ReadonlyMap<string, string>): Map<string, string[]> {
+  const grouped = new Map<string, string[]>();
+  for (const [path, problem] of problems) {
+    const paths = grouped.get(problem) ?? [];
+    paths.push(path);
+    grouped.set(problem, paths);
+  }
+  return grouped;
 }

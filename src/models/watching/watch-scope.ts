@@ -1,8 +1,7 @@
-import type { Stats } from 'node:fs';
-import { realpath, stat } from 'node:fs/promises';
-import { relative, resolve, sep } from 'node:path';
-import { boundedMap } from '../bounded-map.js';
-import { failureCode } from '../disk/directory.js';
+import { basename, join } from 'node:path';
+import { FLAT_CACHE, HUB_CACHE, MODELS_DIR } from './directory-role.js';
+import { statesOf } from './watch-state.js';
+import { realPathOf, walk, type Place } from './watch-walk.js';
 
 /** What is to be watched; relative paths are relative to the working directory. None of it has to exist. */
 export interface WatchTargets {
@@ -13,50 +12,61 @@ export interface WatchTargets {
   readonly files: readonly string[];
 }
 
+/** Whether a change of one entry matters; of a name alone it may be that only a directory would. */
+export type Weight = 'matters' | 'matters if a directory' | 'does not matter';
+
 /** What was found of some targets at one moment. */
 export interface WatchScope {
-  /** What each target is, links followed: two different texts mean that it was changed, replaced, made or removed. */
+  readonly kind: 'directories' | 'files';
+  /**
+   * What each target is, and each link that leads out of what is watched, links followed: two different texts mean
+   * that it was changed, replaced, made or removed.
+   */
   readonly states: ReadonlyMap<string, string>;
-  /** The real paths of the targets that exist, each once. */
+  /** The real paths at which to begin: of the targets that exist, and of what links lead to; each once. */
   readonly roots: ReadonlySet<string>;
-  /** Whether what happens in the directory at this real path matters. */
-  includesDirectory(path: string): boolean;
+  /** The directories that matter, by real path, each with its state before it was read. */
+  readonly directories: ReadonlyMap<string, { readonly state: string }>;
+  /** Whether there are links beyond the bounds, whose ends are not watched. */
+  readonly isPartial: boolean;
+  /** What a change of the entry `name` of `directory`, a real path, means; undefined where the system gave no name. */
+  weigh(directory: string, name: string | undefined): Weight;
 }
 
-/** Whether a directory matters, by the names that lead to it from the root of its tree. */
-type Extent = (names: readonly string[]) => boolean;
-
-const flatExtent: Extent = (names) => names.length === 0;
-
-const modelsExtent: Extent = (names) => names.length <= 1;
-
-/** Of a repository `models--…`: `refs` and `blobs`, which are flat, and all below `snapshots`. */
-const hubExtent: Extent = ([repo, part, ...below]) => {
-  if (repo === undefined) return true;
-  if (!repo.startsWith('models--')) return false;
-  if (part === undefined || part === 'snapshots') return true;
-  return (part === 'refs' || part === 'blobs') && below.length === 0;
-};
-
-const MAX_OPEN_STATS = 16;
+/** How many links are looked at every two seconds; a thousand take some ten milliseconds. */
+const MAX_LOOKED_LINKS = 1_000;
+/** What stands for bytes that are not UTF-8: such an entry cannot be asked for by its name. */
+const REPLACEMENT = '\ufffd';
 
 /** The caches and models directories as they are now. Never rejects. */
 export async function findTrees(targets: WatchTargets): Promise<WatchScope> {
   const trees = [
-    ...targets.hubCaches.map((path) => ({ path, extent: hubExtent })),
-    ...targets.flatCaches.map((path) => ({ path, extent: flatExtent })),
-    ...targets.modelsDirs.map((path) => ({ path, extent: modelsExtent })),
+    ...targets.hubCaches.map((path) => ({ path, role: HUB_CACHE })),
+    ...targets.flatCaches.map((path) => ({ path, role: FLAT_CACHE })),
+    ...targets.modelsDirs.map((path) => ({ path, role: MODELS_DIR })),
   ];
-  const states = await statesOf(trees.map(({ path }) => path));
-  const found: { root: string; extent: Extent }[] = [];
-  for (const { path, extent } of trees) {
+  const targetStates = await statesOf(trees.map(({ path }) => path));
+  const places: Place[] = [];
+  for (const { path, role } of trees) {
     const root = await realPathOf(path);
-    if (root !== undefined) found.push({ root, extent });
+    if (root !== undefined) places.push({ path: root, role });
   }
+  const { directories, linked, links, untold, isPartial } = await walk(places);
   return {
-    states,
-    roots: new Set(found.map(({ root }) => root)),
-    includesDirectory: (path) => found.some(({ root, extent }) => isWithin(path, root, extent)),
+    kind: 'directories',
+    states: new Map([...targetStates, ...(await statesOf(untold.slice(0, MAX_LOOKED_LINKS)))]),
+    roots: new Set([...places.map(({ path }) => path), ...linked]),
+    directories,
+    isPartial: isPartial || untold.length > MAX_LOOKED_LINKS,
+    weigh: (directory, name) => {
+      const roles = [...(directories.get(directory)?.roles ?? [])];
+      // What happens to a directory itself is told with its own name.
+      if (name === undefined || name.includes(REPLACEMENT) || name === basename(directory)) return 'matters';
+      if (roles.some((role) => role.heeds(name))) return 'matters';
+      if (roles.every((role) => role.below(name) === undefined)) return 'does not matter';
+      const path = join(directory, name);
+      return directories.has(path) || links.has(path) ? 'matters' : 'matters if a directory';
+    },
   };
 }
 
@@ -65,47 +75,11 @@ export async function findFiles(files: readonly string[]): Promise<WatchScope> {
   const states = await statesOf(files);
   const roots = await Promise.all(files.map((file) => realPathOf(file)));
   return {
+    kind: 'files',
     states,
     roots: new Set(roots.filter((root) => root !== undefined)),
-    includesDirectory: () => false,
+    directories: new Map(),
+    isPartial: false,
+    weigh: () => 'matters',
   };
-}
-
-/** What is at each of `paths` now, links followed. */
-export async function statesOf(paths: readonly string[]): Promise<Map<string, string>> {
-  const states = await boundedMap(paths, MAX_OPEN_STATS, (path) => stat(path).then(stateOf, failureCode));
-  return new Map(paths.map((path, index) => [path, states[index] ?? '']));
-}
-
-/**
- * One text for all that changes when a file is written or replaced, or when an entry of a directory comes or goes.
- * The times of pipes and devices change with their use: of those only the identity counts.
- */
-export function stateOf(stats: Stats): string {
-  const identity = `${stats.dev}:${stats.ino}`;
-  if (!stats.isFile() && !stats.isDirectory()) return identity;
-  return `${identity} ${stats.size} ${stats.mtimeMs} ${stats.ctimeMs}`;
-}
-
-/** The targets whose state is not the same in both. */
-export function changedTargets(
-  before: ReadonlyMap<string, string>,
-  after: ReadonlyMap<string, string>,
-): Set<string> {
-  return new Set([...after].filter(([path, state]) => before.get(path) !== state).map(([path]) => path));
-}
-
-async function realPathOf(path: string): Promise<string | undefined> {
-  try {
-    return await realpath(resolve(path));
-  } catch {
-    return undefined;
-  }
-}
-
-function isWithin(path: string, root: string, extent: Extent): boolean {
-  const below = relative(root, path);
-  if (below === '') return extent([]);
-  const names = below.split(sep);
-  return names[0] !== '..' && extent(names);
 }

@@ -1,7 +1,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { failureCode } from '../disk/directory.js';
-import { changedTargets, findFiles, findTrees, type WatchScope, type WatchTargets } from './watch-scope.js';
+import { findFiles, findTrees, type WatchScope, type WatchTargets } from './watch-scope.js';
 import { TrapSetter } from './watch-fallback.js';
+import { changedPaths } from './watch-state.js';
 import { comesWithin } from './watch-trap.js';
 
 export type { WatchTargets };
@@ -15,11 +16,21 @@ export interface WatchChanges {
 }
 
 export interface WatchOptions {
-  /** Called when a burst of changes is over, and every two seconds while one goes on. */
-  readonly onChange: (changes: WatchChanges) => void;
+  /**
+   * Called when a burst of changes is over, and now and then while one goes on. It is not called again before what
+   * it returns has settled (ten minutes at most). Ten times as long as that and the watching took then passes before
+   * anything is read again, but thirty seconds at most: so following takes a tenth of the time, or more if it takes
+   * longer than three seconds. A rejection is the caller's to report.
+   */
+  readonly onChange: (changes: WatchChanges) => void | Promise<void>;
   /** Gets a sentence for the log: what cannot be watched, or not in the usual way, and what helps. */
   readonly onNotice: (text: string) => void;
-  /** Look every few seconds instead of being told: network file systems tell nothing of what other hosts do. */
+  /**
+   * Look every few seconds instead of being told: network file systems tell nothing of what other hosts do. This
+   * costs one stat() every five seconds for each directory and each file that matters, for ever, in the four threads
+   * that all file operations of the process share: 10,000 models are 2,000 stat() a second, over a network each a
+   * round trip. A change is told up to five seconds later, and once a minute all is read again, changed or not.
+   */
   readonly usePolling?: boolean;
 }
 
@@ -36,9 +47,11 @@ const QUIET_MS = 300;
 const BURST_MS = 2_000;
 /** How long nothing is watched after a change, at least. */
 const PAUSE_MS = 100;
-/** Beginning to watch a large tree takes a while; it has so many times as long to itself before it is begun anew. */
-const REST_FACTOR = 4;
-const LONGEST_REST_MS = 10_000;
+/** Watching a large tree anew, and reading it, takes a while: so many times as long passes before it is done again. */
+const REST_FACTOR = 10;
+const LONGEST_REST_MS = 30_000;
+/** A reader that has not answered by then is told of the next change all the same. */
+const LONGEST_READING_MS = 600_000;
 /** How long `close` waits for a disk that does not answer. */
 const CLOSE_MS = 1_000;
 
@@ -46,8 +59,8 @@ const CLOSE_MS = 1_000;
  * Watches models and files for changes. Says that something changed, not what: the reader looks for itself, and is
  * told again if something changes while it does.
  *
- * Symbolic links to the targets are followed, those below them are not: what such a link points to is watched only
- * if it is in the same tree, as the blobs of a hub cache are.
+ * Symbolic links are followed where the reader of models follows them, to directories and to files; beyond some
+ * thousands of them, all is told as changed once a minute.
  */
 export function startWatching(
   targets: WatchTargets,
@@ -56,8 +69,21 @@ export function startWatching(
   const closing = new AbortController();
   const { signal } = closing;
   const traps = new TrapSetter({ usePolling, onNotice, signal });
-  const tell = (changes: WatchChanges): void => {
-    if (!signal.aborted) onChange(changes);
+  const closed = new Promise<void>((resolve) =>
+    signal.addEventListener('abort', () => resolve(), { once: true }),
+  );
+  let reading: Promise<unknown> = Promise.resolve();
+  /** Resolves to how long the reader took, in milliseconds, once it has read. */
+  const tell = (changes: WatchChanges): Promise<number> => {
+    const told = reading.then(async () => {
+      if (signal.aborted) return 0;
+      const began = performance.now();
+      const read = (async () => await onChange(changes))().catch(() => undefined);
+      await comesWithin(Promise.race([read, closed]), LONGEST_READING_MS);
+      return performance.now() - began;
+    });
+    reading = told;
+    return told;
   };
   // Apart, because one that has just changed is not watched for a while, and the other is not to be missed then.
   const trees = follow(traps, signal, {
@@ -66,9 +92,7 @@ export function startWatching(
   });
   const files = follow(traps, signal, {
     find: () => findFiles(targets.files),
-    tell: (changed) => {
-      if (changed.size > 0) tell({ catalog: false, files: changed });
-    },
+    tell: async (changed) => (changed.size > 0 ? await tell({ catalog: false, files: changed }) : 0),
   });
   const ended = Promise.all([trees.ended, files.ended]).catch((error: unknown) => {
     onNotice(`changes on disk are not followed any more: ${failureCode(error)}`);
@@ -85,8 +109,11 @@ export function startWatching(
 interface Followed {
   /** The scope as it is now. */
   readonly find: () => Promise<WatchScope>;
-  /** Gets the targets whose states changed. Those of trees do not change with all that is in them. */
-  readonly tell: (changed: Set<string>) => void;
+  /**
+   * Gets the targets whose states changed; those of trees do not change with all that is in them. Resolves to how
+   * long the reader took, in milliseconds.
+   */
+  readonly tell: (changed: Set<string>) => Promise<number>;
 }
 
 /** Sets one trap after the other until `signal` is aborted. */
@@ -106,17 +133,21 @@ function follow(
       const trap = await traps.set(scope);
       known ??= scope.states;
       becomeReady();
-      const setMs = performance.now() - began;
-      const restedAt = performance.now() + Math.min(LONGEST_REST_MS, REST_FACTOR * setMs);
-      const leftToRestMs = (): number => Math.max(PAUSE_MS, restedAt - performance.now());
+      let workMs = performance.now() - began;
+      const setMs = workMs;
+      let workedUntil = performance.now();
+      const leftToRestMs = (): number =>
+        Math.max(PAUSE_MS, workedUntil + Math.min(LONGEST_REST_MS, REST_FACTOR * workMs) - performance.now());
 
       if (burstBegan !== undefined) {
         const goesOn = await comesWithin(trap.sprung, QUIET_MS);
         const nextChance = performance.now() + leftToRestMs() + setMs;
         if (!goesOn || nextChance > burstBegan + BURST_MS) {
-          tell(changedTargets(known, scope.states));
-          known = scope.states;
           burstBegan = undefined;
+          const changed = changedPaths(known, scope.states);
+          known = scope.states;
+          workMs += await tell(changed);
+          workedUntil = performance.now();
         }
       }
       await trap.sprung;

@@ -191,9 +191,30 @@ describe('what may not be read', () => {
     const { tellsOfCatalog, notices } = await watchInTest({ modelsDirs: [dir] });
     await tellsOfCatalog('a file elsewhere', () => asRoot(() => writeFile(join(dir, 'model-1', 'b.gguf'))));
     await tellsOfCatalog('another', () => asRoot(() => writeFile(join(dir, 'model-1', 'c.gguf'))));
-    expect(notices).toEqual([`changes in '${closed}' are not noticed: EACCES`]);
+    expect(notices).toEqual([`changes in '${closed}' are not noticed: EACCES; let this user read them`]);
     await tellsOfCatalog('the permission', () => asRoot(() => chmodSync(closed, 0o755)));
     await tellsOfCatalog('growth', () => asRoot(() => appendFileSync(file, 'more')));
+  });
+
+  it('is summed up in one notice, said again only when there is much more of it', async () => {
+    const dir = manyDirectories(1_200);
+    const close = (from: number, to: number): void => {
+      for (let number = from; number < to; number += 1) chmodSync(join(dir, `model-${number}`), 0);
+    };
+    close(0, 400);
+    const asRoot = becomeNobody(dir);
+    const { tellsOfCatalog, notices } = await watchInTest({ modelsDirs: [dir] });
+    const notice = (count: string): unknown =>
+      expect.stringMatching(
+        new RegExp(`^changes in ${count} directories \\(first '${dir}/.*'\\) are not noticed: EACCES; let`),
+      );
+    expect(notices).toEqual([notice('400')]);
+    await tellsOfCatalog('a model', () => asRoot(() => writeFile(join(dir, 'a.gguf'))));
+    await tellsOfCatalog('some more', () => asRoot(() => close(400, 500)));
+    expect(notices).toEqual([notice('400')]);
+    await tellsOfCatalog('many more', () => asRoot(() => close(500, 1_200)));
+    await tellsOfCatalog('another model', () => asRoot(() => writeFile(join(dir, 'b.gguf'))));
+    expect(notices).toEqual([notice('400'), notice('1,200')]);
   });
 
   it('may be all of a target', async () => {
@@ -205,8 +226,8 @@ describe('what may not be read', () => {
     const asRoot = becomeNobody(parent);
     const { tellsOfCatalog, tellsOfFile, notices } = await watchInTest({ modelsDirs: [dir], files: [file] });
     expect(notices.toSorted()).toEqual([
-      `changes in '${dir}' are not noticed: EACCES`,
-      `changes in '${file}' are not noticed: EACCES`,
+      `changes in '${dir}' are not noticed: EACCES; let this user read them`,
+      `changes in '${file}' are not noticed: EACCES; let this user read them`,
     ]);
     await tellsOfCatalog('the permission of the directory', () => asRoot(() => chmodSync(dir, 0o755)));
     await tellsOfCatalog('a model', () => asRoot(() => writeFile(join(dir, 'a.gguf'))));

@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import fs, { appendFileSync, mkdirSync, writeFileSync } from 'node:fs';
+import fs, { appendFileSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -32,7 +32,7 @@ describe('a burst of changes', () => {
     const { watching, changes } = await watchInTest({ modelsDirs: [dir] });
     const began = performance.now();
     const toldAt: number[] = [];
-    const writing = writeWithoutPause(join(dir, 'big.gguf.part'), 7);
+    const writing = writeWithoutPause(join(dir, 'big.gguf'), 7);
     const before = performance.eventLoopUtilization();
     const state = { isWriting: true };
     void writing.then(() => (state.isWriting = false));
@@ -64,7 +64,7 @@ describe('a burst of changes', () => {
     const dir = tempDir();
     const file = writeFile(join(tempDir(), 'presets.ini'), '[a]');
     const { changes } = await watchInTest({ modelsDirs: [dir], files: [file] });
-    const writing = writeWithoutPause(join(dir, 'big.gguf.part'), 4);
+    const writing = writeWithoutPause(join(dir, 'big.gguf'), 4);
     await eventually('the burst is told', () => changes.length > 0);
     for (const text of ['[b]', '[c]']) {
       const told = changes.length;
@@ -133,6 +133,71 @@ describe('directories that appear while the watcher is at work', () => {
   });
 });
 
+describe('writing that goes on beside the models', () => {
+  it('is not told, and costs next to nothing, if its names cannot matter', async () => {
+    const dir = tempDir();
+    for (let number = 0; number < 10_000; number += 1) writeFile(join(dir, `model-${number}.gguf`), '');
+    const part = writeFile(join(dir, 'partial.tmp'), '');
+    const { changes } = await watchInTest({ modelsDirs: [dir] });
+    const before = process.cpuUsage();
+    const began = performance.now();
+    while (performance.now() - began < 5_000) {
+      appendFileSync(part, 'more');
+      writeFileSync(join(dir, 'a.new.tmp'), 'x');
+      renameSync(join(dir, 'a.new.tmp'), join(dir, 'b.new.tmp'));
+      await delay(100);
+    }
+    const { user, system } = process.cpuUsage(before);
+    expect(changes).toEqual([]);
+    expect((user + system) / 1_000 / (performance.now() - began)).toBeLessThan(0.1);
+  });
+
+  it('is told again once the reader has read, and has rested ten times as long', async () => {
+    const dir = tempDir();
+    const file = writeFile(join(dir, 'a.gguf'));
+    const keys = writeFile(join(tempDir(), 'keys.txt'));
+    const readMs = 400;
+    const told: { at: number; catalog: boolean }[] = [];
+    let reading = 0;
+    let mostReading = 0;
+    const watching = startWatching(
+      { hubCaches: [], flatCaches: [], modelsDirs: [dir], files: [keys] },
+      {
+        onChange: async ({ catalog }) => {
+          told.push({ at: performance.now(), catalog });
+          reading += 1;
+          mostReading = Math.max(mostReading, reading);
+          await delay(readMs);
+          reading -= 1;
+          throw new Error('the reader failed');
+        },
+        onNotice: () => undefined,
+      },
+    );
+    atEndOfTest(() => watching.close());
+    await watching.ready;
+    const ofCatalog = () => told.filter(({ catalog }) => catalog).map(({ at }) => at);
+    const changedAt = performance.now();
+    appendFileSync(file, 'more');
+    appendFileSync(keys, 'more');
+    await eventually('the first change is told', () => ofCatalog().length === 1 && told.length === 2);
+    await eventually(
+      'three are told',
+      () => {
+        appendFileSync(file, 'more');
+        return ofCatalog().length >= 3;
+      },
+      { deadlineMs: 30_000 },
+    );
+    const [first = 0, second = 0, third = 0] = ofCatalog();
+    // Quiet, and the reading of the keys, should that have been first.
+    expect(first - changedAt).toBeLessThan(1_000 + readMs);
+    expect(second - first).toBeGreaterThan(11 * readMs - 50);
+    expect(third - second).toBeGreaterThan(11 * readMs - 50);
+    expect(mostReading).toBe(1);
+  });
+});
+
 describe('thousands of models', () => {
   it.each([
     { count: 10_000, in: 'one', path: (n: number) => `model-${n}.gguf`, watches: 1 },
@@ -160,7 +225,7 @@ describe('closing', () => {
       const closed: string[] = [];
       const watching = startWatching(
         { hubCaches: [cache], flatCaches: [], modelsDirs: [], files: [file] },
-        { onChange: () => late.push(...closed), onNotice: () => undefined },
+        { onChange: () => void late.push(...closed), onNotice: () => undefined },
       );
       if (pauseMs > 0) await delay(pauseMs);
       appendFileSync(file, 'x');

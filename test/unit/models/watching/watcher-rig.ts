@@ -38,7 +38,7 @@ export async function watchInTest(
   const notices: string[] = [];
   const watching = startWatching(
     { hubCaches: [], flatCaches: [], modelsDirs: [], files: [], ...targets },
-    { usePolling, onChange: (change) => changes.push(change), onNotice: (text) => notices.push(text) },
+    { usePolling, onChange: (change) => void changes.push(change), onNotice: (text) => notices.push(text) },
   );
   atEndOfTest(() => watching.close());
   await withDeadline('the watcher is ready', watching.ready, TOLD_MS);
