@@ -166,7 +166,7 @@ describe('the layout of the hub is read the same', () => {
     ['refs below refs, which count for nothing', [`${REPO}/refs/pr/1 = ${A}`, Q4], []],
     ['no ref', [Q4], []],
     ['refs that are a file', [`${REPO}/refs = ${A}`, Q4], []],
-    ['a commit without a snapshot, whatever others have one', [main, OLD], []],
+    ['a commit without a snapshot', [main], []],
     ['no snapshots', [main, `${REPO}/blobs/m-Q4_0.gguf`], []],
     ['snapshots that are a file', [main, `${REPO}/snapshots`], []],
     ['a snapshot that is a file', [main, `${REPO}/snapshots/${A}`], []],
@@ -205,6 +205,12 @@ describe('the layout of the hub is read the same', () => {
   ])('%s', async (_, lines, ids) => {
     await home.plant(lines);
     await expectTheSame(home, {}, ids);
+  });
+
+  it(intended('outdated-snapshot'), async () => {
+    await home.plant([main, OLD]);
+    expect(await nativeModels(home, {})).toEqual([]);
+    expect((await ourModels(home, {})).map(({ id }) => id)).toEqual(['u/r:Q8_0']);
   });
 
   it('of several refs without main the first that the file system gives', async () => {

@@ -176,6 +176,12 @@ export const INTENDED_DIFFERENCES = {
     here: 'of the projector that the child loads',
     why: '',
   },
+  'outdated-snapshot': {
+    case: 'a cached repository of whose new commit no model is there yet',
+    native: 'not listed until it is downloaded',
+    here: 'the newest commit that is whole is served, with a warning',
+    why: 'an update of 40 GB takes hours',
+  },
   'flat-cache': {
     case: 'flat cache of earlier llama.cpp versions',
     native: 'not read',
