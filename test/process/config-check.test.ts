@@ -54,7 +54,9 @@ test('all that is wrong is said with place and remedy, and the exit code is 1', 
   const { exitCode, stdout, stderr } = await configCheck(['presets.ini'], {}, directory);
   expect({ exitCode, stderr }).toEqual({ exitCode: 1, stderr: '' });
   expect(stdout.split('\n')).toEqual([
-    expect.stringMatching(/^presets\.ini:2: error: \[m\] model: 'no\.gguf' does not exist; a relative path starts/),
+    expect.stringMatching(
+      /^presets\.ini:2: error: \[m\] model: 'no\.gguf' does not exist; a relative path starts/,
+    ),
     "presets.ini:3: error: [m] unknown option 'ctxsize', did you mean 'ctx-size'?",
     expect.stringMatching(/^presets\.ini:4: error: \[n\] names no model: give it/),
     expect.stringMatching(/^presets\.ini:5: warning: \[n\] alias 'm' is the id of a model/),

@@ -55,7 +55,7 @@ describe('without any key', () => {
 });
 
 describe('the keys that are valid', () => {
-  it('are those given, those of the file, and one of this run that nobody can guess', async () => {
+  it('are those given, those of the file, and one of this run that nobody can guess', () => {
     const rig = keysFrom('# of the house\n file-1 \n\nfile-2\r\n', ['given']);
     const own = rig.keys.ofThisRun ?? '';
     expect(valid(rig, 'given', 'file-1', 'file-2', own)).toEqual(['given', 'file-1', 'file-2', own]);
@@ -113,12 +113,12 @@ describe('the keys that are valid', () => {
 });
 
 describe('a key ring', () => {
-  it('without keys holds none, the empty one neither', async () => {
+  it('without keys holds none, the empty one neither', () => {
     const ring = new KeyRing([]);
     expect([ring.isEmpty, ring.holds('')]).toEqual([true, false]);
   });
 
-  it('holds what was put in last', async () => {
+  it('holds what was put in last', () => {
     const ring = new KeyRing(['a', 'a', 'b']);
     expect([ring.holds('a'), ring.holds('b')]).toEqual([true, true]);
     ring.replace(['c']);
@@ -130,7 +130,7 @@ describe('a key ring', () => {
     ]);
   });
 
-  it('takes a key as the bytes that a client sends, and in no other encoding', async () => {
+  it('takes a key as the bytes that a client sends, and in no other encoding', () => {
     const ring = new KeyRing(['schlüssel-🔑']);
     expect(ring.holds(Buffer.from('schlüssel-🔑'))).toBe(true);
     expect(ring.holds(Buffer.from('schlüssel-🔑', 'latin1'))).toBe(false);
