@@ -268,7 +268,12 @@ describe('a presets file that is edited', () => {
 
 describe('without watching', () => {
   it.each([
-    ['GET /models?reload=1', async ({ url }: SupervisorProcess) => void (await get(url, '/models?reload=1'))],
+    [
+      'GET /models?reload=1',
+      async ({ url }: SupervisorProcess) => {
+        await get(url, '/models?reload=1');
+      },
+    ],
     [
       'SIGHUP',
       async (supervisor: SupervisorProcess) => {
