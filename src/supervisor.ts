@@ -249,7 +249,7 @@ function reportCatalog(
   log: Logger,
 ): void {
   log.info(
-    { caches: [hub, ...flat].filter((directory) => directory !== undefined), modelsDirs },
+    { caches: [...new Set([hub, ...flat])].filter((directory) => directory !== undefined), modelsDirs },
     'looking for models in',
   );
   if (catalog.models.length === 0) {

@@ -4,12 +4,12 @@ import type { Logger } from '../observe/log.js';
 
 /**
  * The guard's whole program. It holds the reading end of a pipe from the supervisor, keeps the list of process
- * groups it is told (`+ PGID`, `- PGID`), and when the pipe closes, for whatever reason, kills those that are
+ * groups, those of its arguments and those it is told (`+ PGID`, `- PGID`), and when the pipe closes, for whatever reason, kills those that are
  * left. A shell, because it must be tiny, start at once and be there on every Unix.
  */
 const guardProgram = `
 trap '' INT TERM HUP QUIT
-groups=' '
+groups=" $* "
 while read -r sign group; do
   case $sign in
     +) groups="$groups$group " ;;
@@ -61,7 +61,9 @@ export class OrphanGuard {
   }
 
   #start(): void {
-    const guard = spawn('/bin/sh', ['-c', guardProgram, 'llama-supervisor-guard'], {
+    // As arguments: the supervisor may be gone before it could write a line.
+    const groups = Array.from(this.#groups, String);
+    const guard = spawn('/bin/sh', ['-c', guardProgram, 'llama-supervisor-guard', ...groups], {
       detached: true,
       stdio: ['pipe', 'ignore', 'ignore'],
       env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin' },
@@ -72,7 +74,6 @@ export class OrphanGuard {
     const pipe = guard.stdin as Socket | null | undefined;
     pipe?.on('error', () => undefined);
     pipe?.unref();
-    for (const group of this.#groups) this.#write(`+ ${group}\n`);
     guard.once('error', (error) => {
       this.#log.error({ err: error }, 'the orphan guard could not be started');
       if (guard.pid === undefined) this.#startAgainSoon();

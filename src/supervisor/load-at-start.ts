@@ -23,13 +23,19 @@ export function loadAtStart({ catalog, scheduler, modelsMax, first, log }: LoadA
   if (left.length > 0)
     log.warn({ models: left, modelsMax }, 'not loaded at start-up: --models-max is too small');
 
-  const load = async (model: Model): Promise<void> => {
-    const problem = await catalog.vet(model);
-    if (problem === undefined) await scheduler.load(model.id, new AbortController().signal);
-  };
-  for (const model of loaded) {
-    load(model).catch((error: unknown) => {
+  void loadInOrder(loaded, { catalog, scheduler, log });
+}
+
+/** Each takes its place in the queue when the one before has. */
+async function loadInOrder(
+  models: readonly Model[],
+  { catalog, scheduler, log }: Pick<LoadAtStartOptions, 'catalog' | 'scheduler' | 'log'>,
+): Promise<void> {
+  for (const model of models) {
+    const onError = (error: unknown): void => {
       log.error({ model: model.id, err: error }, 'could not be loaded at start-up');
-    });
+    };
+    const problem = await catalog.vet(model).catch(onError);
+    if (problem === undefined) scheduler.load(model.id, new AbortController().signal).catch(onError);
   }
 }

@@ -249,7 +249,10 @@ describe('a presets file that is edited', () => {
     expect(await chat(url, 'one', { max_tokens: 2 })).toBe('a-1 a-2');
     await chat(url, 'two', { max_tokens: 1 });
     expect(argument((await modelEntry(url, 'two')).pid, '--ctx-size')).toBe('512');
-    expect(logged(supervisor, 'model is served in its last good form', 'one')).toHaveLength(1);
+    await eventually(
+      'it is told',
+      () => logged(supervisor, 'model is served in its last good form', 'one').length === 1,
+    );
 
     replaceFile(file, both(dir, 256));
     await eventually('the mark is gone', async () => !('stale' in (await modelEntry(url, 'one'))));

@@ -141,7 +141,9 @@ describe.skipIf(!canListProcesses)(`the orphan guard${inProc}`, () => {
         ({ pid, command }) => pid !== guard.pid && command.includes('llama-supervisor-guard'),
       ),
     );
-    expect(supervisor.output()).toContain('the orphan guard was ended from outside; starting another');
+    await eventually('it is told', () =>
+      supervisor.output().includes('the orphan guard was ended from outside; starting another'),
+    );
     await supervisor.kill();
     await expectNothingLeft(family, [...family.members, second]);
   });
