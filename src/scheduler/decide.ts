@@ -126,13 +126,13 @@ function takeFirst(
 }
 
 function byLeastRecentUse(a: InstanceView, b: InstanceView): number {
-  return a.lastUsed - b.lastUsed || compareBytewise(a.model, b.model);
+  return a.lastUsed - b.lastUsed || compareIds(a.model, b.model);
 }
 
 function byReadiness(a: InstanceView, b: InstanceView): number {
-  return a.readySince - b.readySince || compareBytewise(a.model, b.model);
+  return a.readySince - b.readySince || compareIds(a.model, b.model);
 }
 
-function compareBytewise(a: string, b: string): number {
+function compareIds(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }

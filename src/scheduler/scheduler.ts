@@ -3,7 +3,7 @@ import type { EventBus } from '../events/events.js';
 import type { Instance } from '../instance/instance.js';
 import { statusWord, type LoadProgress, type ModelInfo, type Outcome } from '../instance/state.js';
 import type { Upstream } from '../instance/upstream.js';
-import { decide, type InstanceView } from './decide.js';
+import { decide } from './decide.js';
 import { WaitQueue, type WaitKind, type WaitLimit } from './queue.js';
 import {
   cannotLaunch,
@@ -14,6 +14,7 @@ import {
   shuttingDown,
   stillChanging,
 } from './refusals.js';
+import { isLoading, isStopped, isStopping, stopIfDrained, stopTimer, view, type Running } from './running.js';
 
 export type { Outcome } from '../instance/state.js';
 
@@ -66,21 +67,6 @@ export interface ModelStatus {
   /** How its last run ended, when none is going on. */
   readonly outcome: Outcome | undefined;
 }
-
-interface Running {
-  readonly instance: Instance;
-  leases: number;
-  /** End of its last request, or its becoming ready. Milliseconds, monotonic. */
-  lastUsed: number;
-  /** Undefined until it is ready. */
-  readySince: number | undefined;
-  draining: Draining | undefined;
-}
-
-/** Takes no new leases, and stops when the last one has ended; an explicit unload gives them a time for that. */
-type Draining =
-  | { readonly reason: 'unloaded'; readonly timer: NodeJS.Timeout }
-  | { readonly reason: 'changed' | 'removed'; readonly since: number };
 
 interface Past {
   readonly port: number;
@@ -472,49 +458,6 @@ export class Scheduler {
     if (this.#queue.size > 0) this.#tick();
     if (this.#onIdle && this.inFlight === 0) this.#onIdle();
   }
-}
-
-function stopIfDrained(running: Running): void {
-  if (running.draining === undefined || running.leases > 0) return;
-  stopTimer(running);
-  running.instance.stop(running.draining.reason);
-}
-
-function stopTimer({ draining }: Running): void {
-  if (draining?.reason === 'unloaded') clearTimeout(draining.timer);
-}
-
-function view(model: string, running: Running): InstanceView {
-  const { leases, lastUsed } = running;
-  const readySince = running.readySince ?? Number.POSITIVE_INFINITY;
-  return { model, phase: phaseOf(running), leases, lastUsed, readySince };
-}
-
-function phaseOf({ instance, draining }: Running): InstanceView['phase'] {
-  switch (instance.state.name) {
-    case 'loading':
-      return 'loading';
-    case 'ready':
-    case 'sleeping':
-    case 'waking':
-      return draining === undefined ? 'ready' : 'draining';
-    case 'stopping':
-    case 'exited':
-      return 'stopping';
-  }
-}
-
-/** Loading, or not loaded in time: then those who wait hear why when its last words are known. */
-function isLoading({ instance: { state } }: Running): boolean {
-  return state.name === 'loading' || (state.name === 'stopping' && state.reason === 'load deadline');
-}
-
-function isStopping(running: Running): boolean {
-  return running.draining !== undefined || isStopped(running);
-}
-
-function isStopped({ instance: { state } }: Running): boolean {
-  return state.name === 'stopping' || state.name === 'exited';
 }
 
 function never(message: string): never {
