@@ -98,6 +98,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     env,
     log,
     loadFirst: remote?.kind === 'preset' ? remote.section : undefined,
+    fakeTiming: (env['LLAMA_SERVER_DEBUG_FAKE_TIMING'] ?? '') !== '',
   });
   endOnSignals(supervisor, log);
   if (settings.demo || process.stdout.isTTY) {

@@ -11,7 +11,9 @@ type WireType =
   | 'not_found_error'
   | 'server_error'
   | 'unavailable_error'
-  | 'overloaded_error';
+  | 'overloaded_error'
+  | 'permission_error'
+  | 'feature_disabled';
 
 interface CatalogueEntry {
   readonly status: number;
@@ -32,6 +34,23 @@ const catalogue = {
   model_not_loaded: { status: 400, type: 'invalid_request_error' },
   model_already_running: { status: 400, type: 'invalid_request_error' },
   model_not_running: { status: 400, type: 'invalid_request_error' },
+  model_downloading: { status: 400, type: 'invalid_request_error' },
+  model_not_removable: { status: 400, type: 'invalid_request_error' },
+  model_exists: { status: 400, type: 'invalid_request_error' },
+  hub_name_invalid: { status: 400, type: 'invalid_request_error' },
+  hub_not_found: { status: 404, type: 'not_found_error' },
+  hub_refused: { status: 403, type: 'permission_error' },
+  hub_unreachable: { status: 502, type: 'server_error' },
+  hub_offline: { status: 403, type: 'permission_error' },
+  disk_full: { status: 507, type: 'server_error' },
+  too_many_downloads: { status: 429, type: 'overloaded_error' },
+  stream_stopped: { status: 400, type: 'invalid_request_error' },
+  stream_unknown: { status: 404, type: 'not_found_error' },
+  stream_not_yet: { status: 503, type: 'unavailable_error' },
+  helper_failed: { status: 503, type: 'unavailable_error' },
+  too_many_listeners: { status: 429, type: 'overloaded_error' },
+  feature_disabled: { status: 403, type: 'feature_disabled' },
+  origin_foreign: { status: 403, type: 'permission_error' },
   model_changing: { status: 503, type: 'unavailable_error' },
   model_unloaded_meanwhile: { status: 400, type: 'invalid_request_error' },
   load_failed: { status: 503, type: 'unavailable_error' },

@@ -10,6 +10,9 @@ import { ensureDemoModels } from './demo/demo-models.js';
 import { EventBus } from './events/events.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
+import { Conversations } from './http/conversations.js';
+import { corsPolicy } from './http/cors.js';
+import { EventFeed } from './http/event-stream.js';
 import { RequestTracer } from './http/request-trace.js';
 import { LiveKeys } from './http/live-keys.js';
 import { routerProps } from './http/router-props.js';
@@ -41,7 +44,12 @@ export interface SupervisorOptions {
   readonly log: Logger;
   /** Id of a model to load at the start, as if its section said so. */
   readonly loadFirst?: string | undefined;
+  /** Whether loads and requests are delayed, as upstream's own tests want it (LLAMA_SERVER_DEBUG_FAKE_TIMING). */
+  readonly fakeTiming?: boolean;
 }
+
+/** As long as the native router delays a load, and a request that it passes on. */
+const fakeDelayMs = 2_000;
 
 /** How long clients get to read the last of their answers when everything else has ended. */
 const lastAnswersMs = 1_000;
@@ -54,6 +62,7 @@ interface Parts {
   readonly catalog: LiveCatalog;
   readonly facts: FactsStore;
   readonly keys: LiveKeys;
+  readonly feed: EventFeed;
   readonly server: Server;
   readonly scheduler: Scheduler;
   readonly guard: OrphanGuard;
@@ -91,6 +100,7 @@ export class Supervisor {
     env,
     log,
     loadFirst,
+    fakeTiming = false,
   }: SupervisorOptions): Promise<Supervisor> {
     // 1. What is served.
     const cache = cacheDirectory(env);
@@ -114,6 +124,8 @@ export class Supervisor {
     // 2. Who runs it.
     const guard = new OrphanGuard(log);
     const events = new EventBus((error) => log.error({ err: error }, 'an event listener failed'));
+    // The first to listen: whatever another one does about an event is told after it.
+    const feed = new EventFeed({ events, log });
     const counters = new Counters();
     counters.listenTo(events);
     logEvents(events, log);
@@ -123,6 +135,7 @@ export class Supervisor {
       env,
       settings,
       catalog: () => catalog.current,
+      startDelayMs: fakeTiming ? fakeDelayMs : 0,
       guard,
       events,
       log,
@@ -143,10 +156,15 @@ export class Supervisor {
       reload: () => reloadAll(keys, catalog),
       scheduler,
       bodyLimits: { maxBytes: settings.bodyMaxBytes, budget: new BodyBudget(settings.bodyMemoryMaxBytes) },
+      conversations: new Conversations(),
+      defaultModel: settings.defaultModel,
+      fakeDelayMs: fakeTiming ? fakeDelayMs : 0,
       autoload: settings.modelsAutoload,
       slowReaderMs: settings.timeoutMs,
       apiPrefix: settings.apiPrefix,
       keys: keys.ring,
+      cors: corsPolicy(settings),
+      feed,
       describeLaunch: (model, status) => launcher.describe(model, status),
       props: routerProps(settings, server),
     });
@@ -156,7 +174,7 @@ export class Supervisor {
       tls: await readTls(settings),
       onAcceptError: (error) => log.error({ err: error }, 'a connection could not be accepted'),
     });
-    const address = await listen(httpServer, settings.host, settings.port);
+    const address = await listen(httpServer, settings.hosts[0] ?? '', settings.port);
     const url = urlOf(settings, address.port);
 
     // 4. Say so.
@@ -186,6 +204,7 @@ export class Supervisor {
       catalog,
       facts,
       keys,
+      feed,
       server: httpServer,
       scheduler,
       guard,
@@ -203,13 +222,14 @@ export class Supervisor {
 
   /** Takes no new request, gives those in flight `drainTimeoutMs`, then stops every child; settles when all is gone. */
   async shutdown(): Promise<void> {
-    const { scheduler, server, settings, log } = this.#parts;
+    const { scheduler, server, feed, settings, log } = this.#parts;
     const { inFlight, waiting } = scheduler;
     const { drainTimeoutMs } = settings;
     log.info({ inFlight, waiting, drainTimeoutMs }, 'shutting down');
     const following = this.#stopFollowing();
     const closed = new Promise<void>((resolve) => server.close(() => resolve()));
     server.closeIdleConnections();
+    feed.close();
     scheduler.close();
     await scheduler.idleWithin(drainTimeoutMs);
     await scheduler.stopAll();
@@ -285,7 +305,7 @@ function followCatalog(
   });
 }
 
-function urlOf({ host, sslKeyFile, apiPrefix }: Settings, port: number): string {
+function urlOf({ hosts: [host = ''], sslKeyFile, apiPrefix }: Settings, port: number): string {
   const scheme = sslKeyFile === undefined ? 'http' : 'https';
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}${apiPrefix}`;
 }

@@ -27,6 +27,21 @@ export const optionalPath: Kind<string | undefined> = {
   read: (given) => (given === '' ? undefined : given),
 };
 
+/** Text, or undefined for the empty one. */
+export function optionalText(placeholder: string): Kind<string | undefined> {
+  return { placeholder, read: (given) => (given === '' ? undefined : given) };
+}
+
+/** Addresses with commas between them; empty ones are left out, as llama-server does. */
+export const hostList: Kind<readonly string[]> = {
+  placeholder: 'HOST[,HOST...]',
+  read(given) {
+    const hosts = given.split(',').flatMap((host) => host.trim() || []);
+    if (hosts.length === 0) throw new Error('expected at least one address, found none');
+    return [...new Set(hosts)];
+  },
+};
+
 /** The path under which every route is served, for example `/llama`; empty for none. */
 export const pathPrefix: Kind<string> = {
   placeholder: 'PREFIX',

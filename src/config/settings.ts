@@ -3,9 +3,11 @@ import {
   choice,
   commaSeparated,
   flag,
+  hostList,
   integer,
   nativeTimeout,
   optionalPath,
+  optionalText,
   pathPrefix,
   seconds,
   text,
@@ -14,7 +16,8 @@ import {
 
 /** Everything `llama-supervisor start` is told, read and checked. */
 export interface Settings {
-  readonly host: string;
+  /** Addresses to listen on, each an IP address, a host name, or the path of a Unix socket ending in `.sock`. */
+  readonly hosts: readonly string[];
   /** 0 = any free port. */
   readonly port: number;
   readonly modelsDir: string | undefined;
@@ -33,8 +36,32 @@ export interface Settings {
   /** Either both TLS files or neither. */
   readonly sslKeyFile: string | undefined;
   readonly sslCertFile: string | undefined;
+  /** Whether other processes may listen on the same port; they share its connections. */
+  readonly reusePort: boolean;
   /** Empty, or a path with a leading and without a trailing slash. */
   readonly apiPrefix: string;
+  /** What `Access-Control-Allow-Origin` says: `*`, `localhost`, or the origins; undefined = the default. */
+  readonly corsOrigins: string | undefined;
+  readonly corsMethods: string;
+  readonly corsHeaders: string;
+  readonly corsCredentials: boolean;
+  /** Whether the web UI is served. */
+  readonly ui: boolean;
+  /** Directory that is served instead of the built-in web UI. */
+  readonly staticPath: string | undefined;
+  /** JSON with the web UI's defaults, and a file of such. */
+  readonly uiConfig: string | undefined;
+  readonly uiConfigFile: string | undefined;
+  /** What the helper child does besides serving the web UI. */
+  readonly uiMcpProxy: boolean;
+  readonly tools: string | undefined;
+  readonly mcpServersConfig: string | undefined;
+  readonly mcpServersJson: string | undefined;
+  readonly agent: boolean;
+  /** Whether nothing may be asked of the network. */
+  readonly offline: boolean;
+  /** Access token for the hub. Never shown. */
+  readonly hfToken: string | undefined;
   readonly llamaServer: string | undefined;
   readonly demo: boolean;
   readonly queueMax: number;
@@ -42,6 +69,8 @@ export interface Settings {
   readonly loadTimeoutMs: number;
   readonly fairAfterMs: number;
   readonly drainTimeoutMs: number;
+  /** Id of the model for requests that name none; `auto` is the only model there is. */
+  readonly defaultModel: string | undefined;
   readonly bodyMaxBytes: number;
   readonly bodyMemoryMaxBytes: number;
   readonly logLevel: string;
@@ -58,6 +87,7 @@ export const SETTING_GROUPS = {
   clients: 'Who may ask',
   models: 'Which models there are',
   scheduling: 'When models are loaded and stopped',
+  ui: 'Web UI and tools',
   limits: 'How long and how much',
   logging: 'What is logged',
   program: 'What runs the models',
@@ -76,8 +106,9 @@ export interface SettingRow<T> {
 }
 
 type RouterField =
-  | 'host'
+  | 'hosts'
   | 'port'
+  | 'reusePort'
   | 'modelsDir'
   | 'modelsPreset'
   | 'modelsMax'
@@ -87,7 +118,22 @@ type RouterField =
   | 'apiKeyFile'
   | 'sslKeyFile'
   | 'sslCertFile'
-  | 'apiPrefix';
+  | 'apiPrefix'
+  | 'corsOrigins'
+  | 'corsMethods'
+  | 'corsHeaders'
+  | 'corsCredentials'
+  | 'ui'
+  | 'staticPath'
+  | 'uiConfig'
+  | 'uiConfigFile'
+  | 'uiMcpProxy'
+  | 'tools'
+  | 'mcpServersConfig'
+  | 'mcpServersJson'
+  | 'agent'
+  | 'offline'
+  | 'hfToken';
 /** Made of others, not given. */
 type DerivedField = 'fixedApiKeys';
 type OwnField = Exclude<keyof Settings, RouterField | DerivedField>;
@@ -97,13 +143,13 @@ type OwnField = Exclude<keyof Settings, RouterField | DerivedField>;
  * spelled; the names here serve a binary that does not list one.
  */
 export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings[Field]> } = {
-  host: {
+  hosts: {
     name: '--host',
     env: 'LLAMA_ARG_HOST',
     group: 'listen',
-    kind: text('HOST'),
+    kind: hostList,
     initial: '127.0.0.1',
-    help: 'Address to listen on.',
+    help: 'Addresses to listen on, with commas between them; a path that ends in .sock is a Unix socket.',
   },
   port: {
     name: '--port',
@@ -112,6 +158,14 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
     kind: integer({ min: 0, max: 65535, note: '0 = any free port', placeholder: 'PORT' }),
     initial: '8080',
     help: 'Port to listen on; 0 takes any free one.',
+  },
+  reusePort: {
+    name: '--reuse-port',
+    env: 'LLAMA_ARG_REUSE_PORT',
+    group: 'listen',
+    kind: flag,
+    initial: 'off',
+    help: 'Let several processes listen on the same port.',
   },
   modelsDir: {
     name: '--models-dir',
@@ -193,6 +247,126 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
     initial: '',
     help: 'Path under which everything is served, such as /llama.',
   },
+  corsOrigins: {
+    name: '--cors-origins',
+    env: 'LLAMA_ARG_CORS_ORIGINS',
+    group: 'clients',
+    kind: optionalText('ORIGINS'),
+    initial: '',
+    help: 'Origins whose pages may ask: *, localhost, or a list with commas; * unless tools are on.',
+  },
+  corsMethods: {
+    name: '--cors-methods',
+    env: 'LLAMA_ARG_CORS_METHODS',
+    group: 'clients',
+    kind: text('METHODS'),
+    initial: 'GET, POST, DELETE, OPTIONS',
+    help: 'Methods that such pages may use.',
+  },
+  corsHeaders: {
+    name: '--cors-headers',
+    env: 'LLAMA_ARG_CORS_HEADERS',
+    group: 'clients',
+    kind: text('HEADERS'),
+    initial: '*',
+    help: 'Headers that such pages may send.',
+  },
+  corsCredentials: {
+    name: '--cors-credentials',
+    env: 'LLAMA_ARG_CORS_CREDENTIALS',
+    group: 'clients',
+    kind: flag,
+    initial: 'on',
+    help: 'Whether such pages may send credentials.',
+  },
+  ui: {
+    name: '--ui',
+    env: 'LLAMA_ARG_UI',
+    group: 'ui',
+    kind: flag,
+    initial: 'on',
+    help: 'Serve the web UI.',
+  },
+  staticPath: {
+    name: '--path',
+    env: 'LLAMA_ARG_STATIC_PATH',
+    group: 'ui',
+    kind: optionalPath,
+    initial: '',
+    help: 'Directory to serve instead of the built-in web UI.',
+  },
+  uiConfig: {
+    name: '--ui-config',
+    env: 'LLAMA_ARG_UI_CONFIG',
+    group: 'ui',
+    kind: optionalText('JSON'),
+    initial: '',
+    help: 'Defaults of the web UI, as JSON.',
+  },
+  uiConfigFile: {
+    name: '--ui-config-file',
+    env: 'LLAMA_ARG_UI_CONFIG_FILE',
+    group: 'ui',
+    kind: optionalPath,
+    initial: '',
+    help: 'File with defaults of the web UI, as JSON.',
+  },
+  uiMcpProxy: {
+    name: '--ui-mcp-proxy',
+    env: 'LLAMA_ARG_UI_MCP_PROXY',
+    group: 'ui',
+    kind: flag,
+    initial: 'off',
+    help: 'Let the web UI reach MCP servers through this server.',
+  },
+  tools: {
+    name: '--tools',
+    env: 'LLAMA_ARG_TOOLS',
+    group: 'ui',
+    kind: optionalText('TOOL1,TOOL2,...'),
+    initial: '',
+    help: 'Built-in tools that clients may use; all for every one.',
+  },
+  mcpServersConfig: {
+    name: '--mcp-servers-config',
+    env: 'LLAMA_ARG_MCP_SERVERS_CONFIG',
+    group: 'ui',
+    kind: optionalPath,
+    initial: '',
+    help: 'File with definitions of MCP servers whose tools clients may use.',
+  },
+  mcpServersJson: {
+    name: '--mcp-servers-json',
+    env: 'LLAMA_ARG_MCP_SERVERS_JSON',
+    group: 'ui',
+    kind: optionalText('JSON'),
+    initial: '',
+    help: 'Such definitions themselves.',
+  },
+  agent: {
+    name: '--agent',
+    env: 'LLAMA_ARG_AGENT',
+    group: 'ui',
+    kind: flag,
+    initial: 'off',
+    help: 'All built-in tools, and the proxy for MCP servers.',
+  },
+  offline: {
+    name: '--offline',
+    env: 'LLAMA_ARG_OFFLINE',
+    group: 'models',
+    kind: flag,
+    initial: 'off',
+    help: 'Ask nothing of the network: models are served from the cache, none is downloaded.',
+  },
+  hfToken: {
+    name: '--hf-token',
+    env: 'HF_TOKEN',
+    group: 'models',
+    kind: optionalText('TOKEN'),
+    initial: '',
+    help: 'Access token for Hugging Face; in the environment (HF_TOKEN) nobody else can read it.',
+  },
 };
 
 /** Options of llama-supervisor itself. */
@@ -252,6 +426,14 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
     kind: seconds({ orZero: true }),
     initial: '60',
     help: 'How long running requests may go on after a stop signal; 0 = not at all.',
+  },
+  defaultModel: {
+    name: '--default-model',
+    env: 'LLAMA_SUPERVISOR_DEFAULT_MODEL',
+    group: 'models',
+    kind: optionalText('ID'),
+    initial: '',
+    help: 'Model for requests that name none; auto = the only model there is.',
   },
   bodyMaxBytes: {
     name: '--body-max',

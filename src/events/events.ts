@@ -35,7 +35,24 @@ export type SupervisorEvent =
       /** Exit code as the native router reports it: any signal death is 1. */
       readonly exitCode: number;
       readonly lastLines: readonly string[];
-    };
+    }
+  | { readonly type: 'download.started'; readonly model: string }
+  | {
+      readonly type: 'download.progress';
+      readonly model: string;
+      /** All files so far, by URL. Bytes; `total` is 0 while it is not known. */
+      readonly progress: Readonly<Record<string, { readonly done: number; readonly total: number }>>;
+    }
+  | { readonly type: 'download.finished'; readonly model: string }
+  | {
+      readonly type: 'download.failed';
+      readonly model: string;
+      /** An error code (`errors.ts`), or `cancelled`. */
+      readonly reason: string;
+      readonly message: string;
+    }
+  /** Deleted from the cache, because somebody asked for that. */
+  | { readonly type: 'model.removed'; readonly model: string };
 
 export type EventListener = (event: SupervisorEvent) => void;
 

@@ -1,31 +1,36 @@
 import type { HttpBindings } from '@hono/node-server';
-import { Hono } from 'hono';
+import { Hono, type MiddlewareHandler } from 'hono';
 import { createMiddleware } from 'hono/factory';
 import { routePath } from 'hono/route';
 import { asRouterError, RouterError } from '../errors.js';
 import { requireApiKey, type KeyRing } from './auth.js';
+import { allowOrigins, type CorsPolicy } from './cors.js';
+import { streamEvents, type EventFeed } from './event-stream.js';
 import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './model-routes.js';
+import { refuseForeignOrigins } from './origin.js';
+import { props, type PropsOptions } from './props.js';
 import { proxyByBody, proxyByQuery, type ProxyOptions } from './proxy.js';
 import type { RequestTrace } from './request-trace.js';
+import { lookUpStreams, resumeStream, stopStream, type StreamRoutesOptions } from './stream-routes.js';
 
 /** What a handler finds in `c.env`: Node's request and response, and the request's trace. */
 export interface HttpEnv {
   Bindings: HttpBindings & { trace: RequestTrace };
 }
 
-export interface AppOptions extends ProxyOptions, ModelRoutesOptions {
+export interface AppOptions extends ProxyOptions, ModelRoutesOptions, StreamRoutesOptions, PropsOptions {
   /** Path in front of every route, without a slash at its end; empty for none. */
   readonly apiPrefix: string;
   readonly keys: KeyRing;
-  /** The router's own `/props`. */
-  readonly props: Readonly<Record<string, unknown>>;
+  readonly cors: CorsPolicy;
+  readonly feed: EventFeed;
 }
 
 /** Proxied with the model named in the query; `/props` without one is the router's own. */
 const proxiedGets = ['/metrics', '/slots', '/lora-adapters'];
 
 /** Proxied with the model named in the body. */
-const proxiedPosts = [
+export const proxiedPosts = [
   '/props',
   '/completion',
   '/completions',
@@ -64,14 +69,20 @@ export function createApp(options: AppOptions) {
   const byQuery = proxyByQuery(options);
   const byBody = proxyByBody(options);
   const nameRoute = nameRouteUnder(options.apiPrefix);
+  const ownPages = refuseForeignOrigins({ keys: options.keys, origins: options.cors.origins });
 
+  app.use(allowOrigins(options.cors));
   app.use(requireApiKey(options.keys, options.apiPrefix));
 
   app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => c.json({ status: 'ok' }));
-  app.on('GET', ['/models', '/v1/models'], nameRoute, listModels(options));
-  app.post('/models/load', nameRoute, loadModel(options));
-  app.post('/models/unload', nameRoute, unloadModel(options));
-  app.get('/props', nameRoute, (c) => (c.req.query('model') ? byQuery(c) : c.json(options.props)));
+  app.on('GET', ['/models', '/v1/models'], nameRoute, onlyWith('reload', ownPages), listModels(options));
+  app.get('/models/sse', nameRoute, streamEvents(options));
+  app.post('/models/load', nameRoute, ownPages, loadModel(options));
+  app.post('/models/unload', nameRoute, ownPages, unloadModel(options));
+  app.get('/v1/stream', nameRoute, resumeStream(options));
+  app.delete('/v1/stream', nameRoute, stopStream(options));
+  app.post('/v1/streams/lookup', nameRoute, lookUpStreams(options));
+  app.get('/props', nameRoute, (c) => (c.req.query('model') ? byQuery(c) : props(options, c)));
   app.on('GET', proxiedGets, nameRoute, byQuery);
   app.on('POST', proxiedPosts, nameRoute, byBody);
 
@@ -90,6 +101,13 @@ export function createApp(options: AppOptions) {
 }
 
 export type App = ReturnType<typeof createApp>;
+
+/** A middleware for requests whose query says something of this name. */
+function onlyWith(parameter: string, middleware: MiddlewareHandler<HttpEnv>): MiddlewareHandler<HttpEnv> {
+  return function onlyWithMiddleware(c, next) {
+    return c.req.query(parameter) ? middleware(c, next) : next();
+  };
+}
 
 /** Notes the matched route, as it is written above, for the counters: of those there are few, of paths any number. */
 function nameRouteUnder(prefix: string) {

@@ -31,12 +31,16 @@ export class KeyRing {
   }
 }
 
+/** Whether a request with these headers presents a key of the ring. */
+export function holdsKey(keys: KeyRing, headers: IncomingHttpHeaders): boolean {
+  return keys.holds(presentedKey(headers));
+}
+
 /** Refuses requests without a valid API key, given as `Authorization: Bearer KEY` (or bare) or `X-Api-Key: KEY`. */
 export function requireApiKey(keys: KeyRing, prefix: string) {
   return createMiddleware<HttpEnv>(async function requireApiKeyMiddleware(c, next) {
     if (!keys.isEmpty && !publicRoutes.has(c.req.path.slice(prefix.length))) {
-      if (!keys.holds(presentedKey(c.env.incoming.headers)))
-        throw new RouterError('key_invalid', 'Invalid API Key');
+      if (!holdsKey(keys, c.env.incoming.headers)) throw new RouterError('key_invalid', 'Invalid API Key');
     }
     await next();
   });

@@ -29,7 +29,15 @@ const notForwarded = new Set<string>([
   'expect',
 ]);
 
-const notReturned = new Set<string>([...hopByHop, 'x-accel-buffering']);
+/** Who may read an answer is ours to say, and what a proxy may buffer. */
+const notReturned = new Set<string>([
+  ...hopByHop,
+  'x-accel-buffering',
+  'access-control-allow-origin',
+  'access-control-allow-credentials',
+  'access-control-allow-methods',
+  'access-control-allow-headers',
+]);
 
 /** Headers named in a Connection header, lower case. */
 function namedByConnection(rawHeaders: readonly string[]): Set<string> | undefined {

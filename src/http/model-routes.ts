@@ -8,6 +8,7 @@ import type { HttpEnv } from './app.js';
 import { findModel, invalidModel } from './find-model.js';
 import { listEntry, type LaunchDescription } from './model-entry.js';
 import { modelScannerFor } from './model-name/index.js';
+import { parseJson } from './parse-json.js';
 import { requireName } from './require-name.js';
 import { readBody, type BodyLimits } from './request-body.js';
 
@@ -24,6 +25,9 @@ export interface ModelRoutesOptions {
   /** How a model is or would be started, for its list entry. */
   readonly describeLaunch: (model: Model, status: ModelStatus) => LaunchDescription;
 }
+
+/** The body of an unload says little; a longer one is read for its model only. */
+const maxParsedBytes = 64 * 1024;
 
 /** `GET /models`: every model with its state. Looks, and changes nothing; `?reload=1` first looks for models again. */
 export function listModels({ catalog, scheduler, describeLaunch, facts, reload }: ModelRoutesOptions) {
@@ -66,22 +70,47 @@ export function loadModel(options: ModelRoutesOptions) {
   };
 }
 
-/** `POST /models/unload`: answers at once; the model's requests in flight are given time to end. */
+/**
+ * `POST /models/unload`: answers at once; the model's requests in flight are given time to end, unless `force` is true in
+ * the body or the query.
+ */
 export function unloadModel(options: ModelRoutesOptions) {
   return async function unloadModelHandler(c: Context<HttpEnv>): Promise<Response> {
-    const name = await modelName(c, options.bodyLimits);
+    const { name, force } = await unloadRequest(c, options.bodyLimits);
     const model = options.catalog().resolve(name);
     if (!model) throw new RouterError('model_unknown_to_unload', 'model is not found', { model: name });
     c.env.trace.model = model.id;
-    options.scheduler.unload(model.id);
+    options.scheduler.unload(model.id, { force });
     return c.json({ success: true });
   };
 }
 
+async function unloadRequest(
+  c: Context<HttpEnv>,
+  limits: BodyLimits,
+): Promise<{ readonly name: string; readonly force: boolean }> {
+  const start: Buffer[] = [];
+  let bytes = 0;
+  const name = await modelName(c, limits, (chunk) => {
+    bytes += chunk.length;
+    if (bytes <= maxParsedBytes) start.push(chunk);
+  });
+  const asked = parseJson(Buffer.concat(start));
+  const inBody = typeof asked === 'object' && asked !== null && 'force' in asked && asked.force === true;
+  return { name, force: inBody || ['true', '1'].includes(c.req.query('force') ?? '') };
+}
+
 /** Scanned like the body of any other request: one that is far too large must not stop the others. */
-async function modelName({ env: { incoming } }: Context<HttpEnv>, limits: BodyLimits): Promise<string> {
+async function modelName(
+  { env: { incoming } }: Context<HttpEnv>,
+  limits: BodyLimits,
+  onChunk: (chunk: Buffer) => void = () => undefined,
+): Promise<string> {
   const scanner = modelScannerFor(undefined);
-  const body = await readBody(incoming, limits, (chunk) => scanner.push(chunk));
+  const body = await readBody(incoming, limits, (chunk) => {
+    scanner.push(chunk);
+    onChunk(chunk);
+  });
   body.release();
   return requireName(await scanner.end());
 }

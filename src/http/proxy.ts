@@ -1,29 +1,37 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { setTimeout as delay } from 'node:timers/promises';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
 import { asRouterError, RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
 import type { Model } from '../models/model.js';
-import type { Lease, Outcome, Scheduler } from '../scheduler/scheduler.js';
+import type { Lease, Outcome, Scheduler, UpstreamRequest } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
-import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
-import { modelScannerFor } from './model-name/index.js';
+import { MAX_CONVERSATION_ID, type Conversations, type ConversationTurn } from './conversations.js';
+import { nameForGet, nameForPost } from './default-model.js';
 import { findModel, invalidModel } from './find-model.js';
-import { requireName } from './require-name.js';
 import { requestHeaders } from './header-policy.js';
+import { modelScannerFor } from './model-name/index.js';
 import { Relay, type RelayEnd } from './relay.js';
+import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
+import { pathOf, queryOf } from './request-target.js';
 import { sendError } from './send-error.js';
 
 export interface ProxyOptions {
   readonly catalog: () => Catalog;
   readonly scheduler: Scheduler;
   readonly bodyLimits: BodyLimits;
+  readonly conversations: Conversations;
+  /** Id, alias or `auto`: the model of requests that name none; undefined = each must name one. */
+  readonly defaultModel: string | undefined;
   /** Why a model that is not loaded can not be; looks into its files, if nobody has yet. */
   readonly vet: (model: Model) => Promise<string | undefined>;
   /** Whether a request may load a model when its query does not say. */
   readonly autoload: boolean;
   /** Longest time for which a client may not read; 0 = no bound. */
   readonly slowReaderMs: number;
+  /** A request is held for so long before it is passed on, which only tests of upstream's ask for. */
+  readonly fakeDelayMs: number;
 }
 
 type ProxyContext = Context<HttpEnv>;
@@ -40,6 +48,9 @@ const reasonPatienceMs = 500;
 /** A client that does not read the error that ends its stream is not waited for longer. */
 const lastEventMs = 5_000;
 
+/** How long the answer of a conversation that was stopped may take to end by itself. */
+const stoppedAnswerMs = 5_000;
+
 /**
  * Proxied POST routes: the model is named in the body, JSON or multipart. The handler works on Node's own
  * request and response: the body passes as it came, the answer as the child gives it.
@@ -48,17 +59,25 @@ export function proxyByBody(options: ProxyOptions) {
   return async function proxyByBodyHandler(c: ProxyContext): Promise<Response> {
     const { incoming, trace } = c.env;
     let body: RequestBody | undefined;
+    let turn: ConversationTurn | undefined;
     try {
       const scanner = modelScannerFor(incoming.headers['content-type']);
       body = await readBody(incoming, options.bodyLimits, (chunk) => scanner.push(chunk));
-      const model = findModel(options.catalog(), requireName(await scanner.end()));
+      const { defaultModel } = options;
+      const catalog = options.catalog();
+      const isEmpty = body.bytes === 0 && defaultModel !== undefined;
+      const found = isEmpty ? ({ kind: 'missing' } as const) : await scanner.end();
+      const model = findModel(catalog, nameForPost(found, { catalog, defaultModel, url: incoming.url }));
       trace.model = model.id;
       const autoload = autoloadIn(incoming.url) ?? options.autoload;
-      await forward(options, c, { method: 'POST', model, body, autoload, wake: true });
+      // Known before any wait, so that it can be stopped while its model loads.
+      turn = beginTurn(options.conversations, incoming, model.id);
+      await forward(options, c, { method: 'POST', model, body, autoload, wake: true, turn });
     } catch (error) {
       refuse(c, error);
     } finally {
       body?.release();
+      turn?.ended();
     }
     return RESPONSE_ALREADY_SENT;
   };
@@ -69,11 +88,9 @@ export function proxyByQuery(options: ProxyOptions) {
   return async function proxyByQueryHandler(c: ProxyContext): Promise<Response> {
     const { incoming, trace } = c.env;
     try {
-      const name = queryOf(incoming.url)?.get('model') ?? '';
-      const model = findModel(
-        options.catalog(),
-        requireName(name === '' ? { kind: 'missing' } : { kind: 'found', name }),
-      );
+      const { defaultModel } = options;
+      const catalog = options.catalog();
+      const model = findModel(catalog, nameForGet(incoming.url, { catalog, defaultModel }));
       trace.model = model.id;
       await forward(options, c, {
         method: 'GET',
@@ -81,6 +98,7 @@ export function proxyByQuery(options: ProxyOptions) {
         body: undefined,
         autoload: autoloadIn(incoming.url) ?? false,
         wake: !wakingLooks.has(c.env.trace.route),
+        turn: undefined,
       });
     } catch (error) {
       refuse(c, error);
@@ -96,73 +114,134 @@ interface ForwardRequest {
   readonly autoload: boolean;
   /** Whether a sleeping model may be woken by it. */
   readonly wake: boolean;
+  /** Set when its answer can be read on by a client that has left. */
+  readonly turn: ConversationTurn | undefined;
 }
 
 /** Takes a lease, relays, releases; what goes wrong is answered or thrown. */
 async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardRequest): Promise<void> {
-  const { incoming, outgoing, trace } = c.env;
-  const { model } = request;
-  const detached = incoming.headers['x-conversation-id'] !== undefined;
+  const { incoming, trace } = c.env;
+  const { model, body, turn } = request;
   for (let attempt = 1; ; attempt += 1) {
     const lease =
-      options.scheduler.tryAcquire(model.id, request) ?? (await waitForLease(options, c, request, detached));
+      options.scheduler.tryAcquire(model.id, request) ?? (await waitForLease(options, c, request));
     trace.admittedAt ??= performance.now();
     try {
-      const relay = new Relay(outgoing, {
-        detached,
+      if (options.fakeDelayMs > 0) await delay(options.fakeDelayMs);
+      if (turn?.stopped.aborted) throw stoppedMeanwhile(model.id);
+      turn?.forwarded();
+      const sent = {
+        method: request.method,
+        path: pathOf(incoming.url),
+        headers: headersFor(incoming, body),
+        body: body?.forSending() ?? null,
+      };
+      const done = await relayAnswer(c, lease, sent, {
         slowReaderMs: options.slowReaderMs,
-        onFirstByte: () => {
-          trace.firstByteAt ??= performance.now();
-          // It is not sent again after this: the memory is for other requests.
-          request.body?.release();
-        },
+        silent: turn !== undefined,
+        stopped: turn?.stopped,
+        mayRepeat: attempt < attempts,
+        // It is not sent again after this: the memory is for other requests.
+        onFirstByte: () => body?.release(),
       });
-      const finish = lease.upstream.dispatch(
-        {
-          method: request.method,
-          path: pathOf(incoming.url),
-          headers: headersFor(incoming, request.body),
-          body: request.body?.forSending() ?? null,
-        },
-        relay,
-      );
-      const end = await relay.end;
-      finish(end.kind === 'complete' && end.framed);
-      if (end.kind !== 'upstream failed') return;
-      // Waited for also before another attempt, which must not find the same dying instance again.
-      const outcome = await lease.outcomeWithin(reasonPatienceMs);
-      if (!end.requestStarted && attempt < attempts) continue;
-      const error = upstreamError(model.id, end.error, outcome);
-      if (!end.responseStarted) throw error;
-      trace.error = error;
-      breakOff(outgoing, end, error, { silent: detached });
-      return;
+      if (done) return;
     } finally {
       lease.release(request.method === 'GET' ? 'look' : 'use');
     }
   }
 }
 
+export interface RelayAnswerOptions {
+  readonly slowReaderMs: number;
+  /** Whether nothing of ours may enter a stream that fails: it is only cut. */
+  readonly silent: boolean;
+  /** Set when the answer is read to its end although the client has left, unless this is aborted. */
+  readonly stopped?: AbortSignal | undefined;
+  /** Whether a request of which nothing was sent may be sent again. */
+  readonly mayRepeat?: boolean;
+  readonly onFirstByte?: () => void;
+}
+
 /**
- * Waits in the queue; a client that leaves is a waiter no more, unless its answer can be resumed. No model has to make
+ * Sends a request to the child of a lease and relays its answer; tells the client of a failure in the middle of it.
+ *
+ * @returns false when nothing of it was sent, and it may be sent again
+ * @throws RouterError child_gone, child_timeout, shutting_down, while nothing has been answered
+ */
+export async function relayAnswer(
+  c: ProxyContext,
+  lease: Lease,
+  request: UpstreamRequest,
+  { slowReaderMs, silent, stopped, mayRepeat = false, onFirstByte }: RelayAnswerOptions,
+): Promise<boolean> {
+  const { outgoing, trace } = c.env;
+  const relay = new Relay(outgoing, {
+    detached: stopped !== undefined,
+    slowReaderMs,
+    onFirstByte: () => {
+      trace.firstByteAt ??= performance.now();
+      onFirstByte?.();
+    },
+  });
+  let cutTimer: NodeJS.Timeout | undefined;
+  const onStop = (): void => {
+    cutTimer = setTimeout(() => relay.cut(new Error('it was stopped')), stoppedAnswerMs);
+  };
+  stopped?.addEventListener('abort', onStop, { once: true });
+  const finish = lease.upstream.dispatch(request, relay);
+  const end = await relay.end;
+  clearTimeout(cutTimer);
+  stopped?.removeEventListener('abort', onStop);
+  finish(end.kind === 'complete' && end.framed);
+  if (end.kind !== 'upstream failed') return true;
+  // Waited for also before another attempt, which must not find the same dying instance again.
+  const outcome = await lease.outcomeWithin(reasonPatienceMs);
+  if (!end.requestStarted && mayRepeat) return false;
+  const error = upstreamError(lease.model, end.error, outcome);
+  if (!end.responseStarted) throw error;
+  trace.error = error;
+  breakOff(outgoing, end, error, { silent });
+  return true;
+}
+
+/** A request with a conversation id can be read on, and stopped, by a client that has lost its answer. */
+function beginTurn(
+  conversations: Conversations,
+  { headers }: IncomingMessage,
+  model: string,
+): ConversationTurn | undefined {
+  const header = headers['x-conversation-id'];
+  if (typeof header !== 'string' || header === '') return undefined;
+  // As the bytes that the client sent, which the query of a later request holds percent-encoded.
+  const id = Buffer.from(header, 'latin1').toString();
+  if (id.length > MAX_CONVERSATION_ID) {
+    const message = `X-Conversation-Id is over ${MAX_CONVERSATION_ID} characters`;
+    throw new RouterError('request_malformed', message, { model });
+  }
+  return conversations.begin(id, model);
+}
+
+/**
+ * Waits in the queue; a client that leaves is a waiter no more, unless its answer can be read on. No model has to make
  * room for one whose file cannot be loaded.
  */
 async function waitForLease(
   { scheduler, vet }: ProxyOptions,
   { env: { outgoing } }: ProxyContext,
-  { model, autoload, wake }: ForwardRequest,
-  detached: boolean,
+  { model, autoload, wake, turn }: ForwardRequest,
 ): Promise<Lease> {
   const client = new AbortController();
   const onClose = (): void => client.abort();
-  if (!detached) outgoing.once('close', onClose);
-  if (outgoing.destroyed && !detached) client.abort();
+  if (turn === undefined) outgoing.once('close', onClose);
+  if (outgoing.destroyed && turn === undefined) client.abort();
   try {
     if (autoload && scheduler.status(model.id).value === 'unloaded') {
       const problem = await vet(model);
       if (problem !== undefined) throw invalidModel(model.id, problem);
     }
-    return await scheduler.acquire(model.id, client.signal, { autoload, wake });
+    return await scheduler.acquire(model.id, turn?.stopped ?? client.signal, { autoload, wake });
+  } catch (error) {
+    throw turn?.stopped.aborted ? stoppedMeanwhile(model.id) : error;
   } finally {
     outgoing.off('close', onClose);
   }
@@ -213,7 +292,13 @@ function upstreamError(model: string, cause: Error, outcome: Outcome | undefined
   return new RouterError('child_gone', text, { model, cause, retryAfterS: 1 });
 }
 
-function refuse(c: ProxyContext, thrown: unknown): void {
+function stoppedMeanwhile(model: string): RouterError {
+  const message = 'request cancelled by a stop while the model was loading';
+  return new RouterError('stream_stopped', message, { model });
+}
+
+/** Answers with an error, on Node's own response. */
+export function refuse(c: ProxyContext, thrown: unknown): void {
   const { incoming, outgoing, trace } = c.env;
   const error = asRouterError(thrown);
   trace.error = error;
@@ -224,18 +309,6 @@ function headersFor(incoming: IncomingMessage, body: RequestBody | undefined): s
   const headers = requestHeaders(incoming.rawHeaders);
   if (body) headers.push('content-length', String(body.bytes));
   return headers;
-}
-
-/** Path and query as sent, also when the client used the absolute form. */
-function pathOf(url = '/'): string {
-  if (url.startsWith('/')) return url;
-  const { pathname, search } = new URL(url);
-  return pathname + search;
-}
-
-function queryOf(url = ''): URLSearchParams | undefined {
-  const start = url.indexOf('?');
-  return start === -1 ? undefined : new URLSearchParams(url.slice(start + 1));
 }
 
 /** `?autoload=`: empty or absent leaves it to the server; `true` and `1` are on, anything else is off. */

@@ -109,6 +109,11 @@ export class Relay implements Dispatcher.DispatchHandler {
     });
   }
 
+  /** Ends it from our side, as if the child had failed. */
+  cut(error: Error): void {
+    this.#controller?.abort(error);
+  }
+
   readonly #onClose = (): void => {
     if (this.#outgoing.writableFinished) return;
     this.#clientGone = true;

@@ -19,6 +19,8 @@ export interface LaunchSpec {
   readonly environment: NodeJS.ProcessEnv;
   /** In front of all of the child's routes: its `--api-prefix`, or empty. */
   readonly apiPrefix: string;
+  /** The child is started so long after it was asked for; 0 = at once. */
+  readonly startDelayMs?: number;
   readonly loadTimeoutMs: number;
   /** How long a child may take to exit once it was asked to. */
   readonly stopTimeoutMs: number;
@@ -137,8 +139,9 @@ export class Instance {
   async #run(): Promise<Outcome> {
     for (let attempt = 1; ; attempt += 1) {
       const port = await this.#choosePort();
+      await this.#startDelay();
       const stopping = this.#stopping();
-      if (stopping) return { kind: 'stopped', reason: stopping.reason, exitCode: 0 };
+      if (stopping) return this.#stopped(stopping.reason);
       this.#port = port;
       const child = this.#spawn(port);
       this.#child = child;
@@ -173,6 +176,15 @@ export class Instance {
         }
       }
     }
+  }
+
+  async #startDelay(): Promise<void> {
+    const { startDelayMs = 0 } = this.#spec;
+    if (startDelayMs === 0) return;
+    const race = new AbortController();
+    const { signal } = race;
+    await Promise.race([deadline(startDelayMs, signal), aborted(this.#stopRequested.signal, signal)]);
+    race.abort();
   }
 
   async #choosePort(): Promise<number> {
@@ -331,16 +343,25 @@ export class Instance {
 
   #outcome(child: ChildProcess, exit: ChildExit): Outcome {
     const stopping = this.#stopping();
-    if (stopping) return { kind: 'stopped', reason: stopping.reason, exitCode: exit.code ?? 0 };
+    if (stopping) return this.#stopped(stopping.reason, exit);
     const phase = this.#upstream === undefined ? 'loading' : 'running';
     return { ...this.#failure(phase, describeExit(exit), child), exitCode: exitCode(exit) };
+  }
+
+  /**
+   * A stop is no failure, however the child took it. But a load that was given up has not succeeded: clients that wait
+   * for its end by events know that from the code.
+   */
+  #stopped(reason: StopReason, exit?: ChildExit): Outcome {
+    const exitCode = this.#upstream === undefined ? 1 : (exit?.code ?? 0);
+    return { kind: 'stopped', reason, exitCode };
   }
 
   /** What threw (no free port, a command line that cannot be made) is this model's failure and nobody else's. */
   #brokenRun(error: unknown): Outcome {
     this.#child?.signal('SIGKILL');
     const stopping = this.#stopping();
-    if (stopping) return { kind: 'stopped', reason: stopping.reason, exitCode: 0 };
+    if (stopping) return this.#stopped(stopping.reason);
     const cause = error instanceof Error ? error.message : String(error);
     return this.#failure('loading', `could not be started: ${cause}`, this.#child);
   }

@@ -20,6 +20,7 @@ export function logEvents(events: EventBus, log: Logger): void {
         return;
       case 'model.progress':
       case 'model.waking':
+      case 'download.progress':
         log.debug(fields, type);
         return;
       case 'model.loaded':
@@ -34,7 +35,14 @@ export function logEvents(events: EventBus, log: Logger): void {
       case 'model.sleeping':
       case 'model.awake':
       case 'model.stopping':
+      case 'model.removed':
+      case 'download.started':
+      case 'download.finished':
         log.info(fields, type);
+        return;
+      case 'download.failed':
+        if (event.reason === 'cancelled') log.info(fields, type);
+        else log.warn(fields, type);
         return;
     }
   });

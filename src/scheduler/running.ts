@@ -27,6 +27,11 @@ export function stopTimer({ draining }: Running): void {
   if (draining?.reason === 'unloaded') clearTimeout(draining.timer);
 }
 
+/** When it was used last, by the clock on the wall; undefined while it has not been ready. */
+export function wallTimeOf({ readySince, lastUsed }: Running): Date | undefined {
+  return readySince === undefined ? undefined : new Date(performance.timeOrigin + lastUsed);
+}
+
 export function view(model: string, running: Running): InstanceView {
   const { leases, lastUsed } = running;
   const readySince = running.readySince ?? Number.POSITIVE_INFINITY;

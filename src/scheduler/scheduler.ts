@@ -14,9 +14,19 @@ import {
   shuttingDown,
   stillChanging,
 } from './refusals.js';
-import { isLoading, isStopped, isStopping, stopIfDrained, stopTimer, view, type Running } from './running.js';
+import {
+  isLoading,
+  isStopped,
+  isStopping,
+  stopIfDrained,
+  stopTimer,
+  view,
+  wallTimeOf,
+  type Running,
+} from './running.js';
 
 export type { Outcome } from '../instance/state.js';
+export type { Upstream, UpstreamRequest } from '../instance/upstream.js';
 
 export interface SchedulerOptions {
   /** Number of slots; 0 = unlimited. */
@@ -64,12 +74,15 @@ export interface ModelStatus {
   readonly waiting: number;
   /** Whether it has changed since it was started, and is started anew when its requests have ended. */
   readonly changing: boolean;
+  /** End of its last request, or its becoming ready; undefined for one that has not been ready. */
+  readonly lastUsed: Date | undefined;
   /** How its last run ended, when none is going on. */
   readonly outcome: Outcome | undefined;
 }
 
 interface Past {
   readonly port: number;
+  readonly lastUsed: Date | undefined;
   /** Undefined when the model has changed since: it says nothing about what would be started now. */
   readonly outcome: Outcome | undefined;
 }
@@ -85,6 +98,8 @@ export class Scheduler {
   readonly #running = new Map<string, Running>();
   readonly #past = new Map<string, Past>();
   readonly #queue: WaitQueue<Lease | undefined>;
+  /** Models that take no request until they are gone or given back. */
+  readonly #withdrawn = new Set<string>();
   /** Models whose instances take no new leases, so that they become idle for models that are starving. */
   #held: readonly string[] = [];
   #fairnessTimer: NodeJS.Timeout | undefined;
@@ -113,6 +128,16 @@ export class Scheduler {
     const running = this.#running.get(model);
     if (!running || !this.#canServe(running)) return undefined;
     if (!wake && running.instance.state.name === 'sleeping') return undefined;
+    return this.#lease(running);
+  }
+
+  /**
+   * A lease on the model's instance for something that belongs to one of its requests: reading an answer on, or ending
+   * it. One that takes no new requests serves that still; one that is stopping or loading does not.
+   */
+  tryAttach(model: string): Lease | undefined {
+    const running = this.#running.get(model);
+    if (!running || isStopped(running) || running.instance.upstream === undefined) return undefined;
     return this.#lease(running);
   }
 
@@ -161,22 +186,41 @@ export class Scheduler {
    * Unloads the model: its requests in flight get `drainTimeoutMs` to end, new ones wait for the next instance.
    * Returns at once.
    *
+   * @param force cuts the requests in flight, also those of an unload that waits for them
    * @throws RouterError model_not_running
    */
-  unload(model: string): void {
+  unload(model: string, { force }: { force: boolean } = { force: false }): void {
     const running = this.#running.get(model);
-    if (!running || isStopped(running) || running.draining?.reason === 'unloaded') {
+    if (!running || isStopped(running) || (running.draining?.reason === 'unloaded' && !force)) {
       throw new RouterError('model_not_running', 'model is not running', { model });
     }
     // Those who wait for this very load are told; a request that comes later loads it again.
     if (running.instance.state.name === 'loading') this.#queue.refuse(model, notRunning(model));
-    if (running.leases === 0) {
+    if (running.leases === 0 || force) {
+      stopTimer(running);
       running.instance.stop('unloaded');
       return;
     }
     const timer = setTimeout(() => running.instance.stop('unloaded'), this.#options.drainTimeoutMs);
     running.draining = { reason: 'unloaded', timer };
     this.#tick();
+  }
+
+  /**
+   * Takes the model out of service: no request is taken or waits for it any more, and those in flight get
+   * `drainTimeoutMs` to end. Settles when its process is gone.
+   *
+   * @returns puts it back into service
+   */
+  async withdraw(model: string, refusal: RouterError): Promise<() => void> {
+    this.#withdrawn.add(model);
+    this.#queue.refuse(model, refusal);
+    const running = this.#running.get(model);
+    if (running) {
+      if (!isStopped(running) && running.draining?.reason !== 'unloaded') this.unload(model);
+      await running.instance.exited;
+    }
+    return () => void this.#withdrawn.delete(model);
   }
 
   /**
@@ -191,8 +235,8 @@ export class Scheduler {
       const refusal = this.#effects.refusal(model);
       if (refusal) this.#queue.refuse(model, refusal);
     }
-    for (const [model, { port }] of this.#past) {
-      if (changed.has(model)) this.#past.set(model, { port, outcome: undefined });
+    for (const [model, past] of this.#past) {
+      if (changed.has(model)) this.#past.set(model, { ...past, outcome: undefined });
       else if (this.#effects.refusal(model)?.code === 'model_unknown') this.#past.delete(model);
     }
     const all = [...this.#running.values()];
@@ -208,7 +252,8 @@ export class Scheduler {
     if (!running) {
       const past = this.#past.get(model);
       const none = { progress: undefined, info: undefined, pid: undefined, inFlight: 0, changing: false };
-      return { value: 'unloaded', port: past?.port ?? 0, ...none, waiting, outcome: past?.outcome };
+      const { port = 0, outcome, lastUsed } = past ?? {};
+      return { value: 'unloaded', port, ...none, waiting, lastUsed, outcome };
     }
     const { state, port, pid } = running.instance;
     return {
@@ -220,6 +265,7 @@ export class Scheduler {
       inFlight: running.leases,
       waiting,
       changing: running.draining?.reason === 'changed',
+      lastUsed: wallTimeOf(running),
       outcome: undefined,
     };
   }
@@ -270,7 +316,7 @@ export class Scheduler {
 
   #waitInLine(model: string, kind: WaitKind, signal: AbortSignal): Promise<Lease | undefined> {
     // The catalog may have changed since the request's model was looked up.
-    const refusal = this.#effects.refusal(model);
+    const refusal = this.#withdrawn.has(model) ? notRunning(model) : this.#effects.refusal(model);
     if (refusal) throw refusal;
     const waitersBefore = this.#queue.waitersFor(model);
     const served = this.#queue.join(model, kind, signal);
@@ -405,6 +451,7 @@ export class Scheduler {
         this.#running.delete(model);
         this.#past.set(model, {
           port: instance.port,
+          lastUsed: wallTimeOf(running),
           outcome: this.#effects.standing(instance) === 'current' ? state.outcome : undefined,
         });
         if (state.outcome.kind === 'failed' && state.outcome.phase === 'loading') {

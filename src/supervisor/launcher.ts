@@ -21,6 +21,8 @@ export interface LauncherOptions {
   readonly settings: Settings;
   /** What is served now. */
   readonly catalog: () => Catalog;
+  /** A child is started so long after it was asked for. */
+  readonly startDelayMs: number;
   readonly guard: OrphanGuard;
   readonly events: EventBus;
   readonly log: Logger;
@@ -46,13 +48,14 @@ export class Launcher {
    * @throws RouterError model_unknown; model_invalid, with the reason, when it cannot be served
    */
   launch(id: string, onChange: (instance: Instance) => void): Instance {
-    const { binary, facts, env, settings, catalog, guard, events, log } = this.#options;
+    const { binary, facts, env, settings, catalog, startDelayMs, guard, events, log } = this.#options;
     const model = modelOf(catalog(), id);
     const spec = {
       modelId: id,
       command: (port: number) => modelArgs(model, binary, facts.table, port, env),
       environment: this.#environment,
       apiPrefix: settings.apiPrefix,
+      startDelayMs,
       loadTimeoutMs: settings.loadTimeoutMs,
       stopTimeoutMs: model.stopTimeoutMs,
       silenceTimeoutMs: settings.timeoutMs,

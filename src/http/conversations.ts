@@ -1,0 +1,99 @@
+/** Longest conversation id that is taken, in characters. */
+export const MAX_CONVERSATION_ID = 1024;
+
+/** Conversations that are remembered when their requests have ended; the oldest are forgotten first. */
+const maxEnded = 10_000;
+
+/** One request of a conversation, from its arrival until its answer has ended. */
+export interface ConversationTurn {
+  readonly model: string;
+  /** Aborted when the conversation is stopped, or its next request has come. */
+  readonly stopped: AbortSignal;
+  /** Whether it waits for its model still. */
+  readonly isWaiting: boolean;
+  /** It is being sent to the child. */
+  forwarded(): void;
+  /** Its answer has ended, or it was refused. */
+  ended(): void;
+}
+
+/**
+ * Which model answers which conversation (`X-Conversation-Id`), so that an answer can be read on or stopped by a client
+ * that has lost it. A conversation is its last request.
+ */
+export class Conversations {
+  readonly #turns = new Map<string, Turn>();
+  #ended = 0;
+
+  /** A request of the conversation has come; one before it that still waits for its model is stopped. */
+  begin(id: string, model: string): ConversationTurn {
+    this.stop(id);
+    const turn = new Turn(model, () => {
+      if (this.#turns.get(id) !== turn) return;
+      this.#ended += 1;
+      this.#forgetOldest();
+    });
+    this.#turns.set(id, turn);
+    return turn;
+  }
+
+  /** Its last request; undefined when nothing is known of it. */
+  find(id: string): ConversationTurn | undefined {
+    return this.#turns.get(id);
+  }
+
+  /** Ends and forgets it. */
+  stop(id: string): void {
+    const turn = this.#turns.get(id);
+    if (turn === undefined) return;
+    if (turn.hasEnded) this.#ended -= 1;
+    this.#turns.delete(id);
+    turn.stop();
+  }
+
+  get size(): number {
+    return this.#turns.size;
+  }
+
+  #forgetOldest(): void {
+    if (this.#ended <= maxEnded) return;
+    // In order of arrival: what has not ended yet is passed over, and there are no more of those than requests.
+    for (const [id, turn] of this.#turns) {
+      if (!turn.hasEnded) continue;
+      this.stop(id);
+      return;
+    }
+  }
+}
+
+class Turn implements ConversationTurn {
+  readonly model: string;
+  readonly #onEnd: () => void;
+  readonly #controller = new AbortController();
+  isWaiting = true;
+  hasEnded = false;
+
+  constructor(model: string, onEnd: () => void) {
+    this.model = model;
+    this.#onEnd = onEnd;
+  }
+
+  get stopped(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  forwarded(): void {
+    this.isWaiting = false;
+  }
+
+  ended(): void {
+    if (this.hasEnded) return;
+    this.hasEnded = true;
+    this.isWaiting = false;
+    this.#onEnd();
+  }
+
+  stop(): void {
+    this.#controller.abort();
+  }
+}

@@ -1,0 +1,153 @@
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
+import type { Context } from 'hono';
+import { RouterError } from '../errors.js';
+import type { Lease, Scheduler } from '../scheduler/scheduler.js';
+import type { HttpEnv } from './app.js';
+import type { Conversations } from './conversations.js';
+import { requestHeaders } from './header-policy.js';
+import { parseJson } from './parse-json.js';
+import { refuse, relayAnswer } from './proxy.js';
+import { readBody, type BodyLimits } from './request-body.js';
+import { pathOf, queryOf } from './request-target.js';
+import { answerOf } from './upstream-answer.js';
+
+export interface StreamRoutesOptions {
+  readonly scheduler: Scheduler;
+  readonly conversations: Conversations;
+  readonly bodyLimits: BodyLimits;
+  /** In front of the children's routes, as of ours. */
+  readonly apiPrefix: string;
+  readonly slowReaderMs: number;
+}
+
+type StreamContext = Context<HttpEnv>;
+
+/** How long a child may take to say what it has, or to end a stream. */
+const childLimits = { timeoutMs: 2_000, maxBytes: 4 * 1024 * 1024 } as const;
+
+/** A lookup names conversations, and nothing else. */
+const maxLookupBytes = 1024 * 1024;
+
+/** The web UI asks again after as long. */
+const retryAfterS = 2;
+
+/**
+ * `GET /v1/stream?conv_id=ID&from=BYTES`: reads an answer on from an offset, as the child that gives it keeps it. Nothing
+ * is loaded for it, a sleeping child is not woken, and the model stays until what is read has ended.
+ */
+export function resumeStream(options: StreamRoutesOptions) {
+  return async function resumeStreamHandler(c: StreamContext): Promise<Response> {
+    const { incoming, trace } = c.env;
+    const id = conversationIn(c);
+    const turn = options.conversations.find(id);
+    if (turn === undefined) throw new RouterError('stream_unknown', 'Stream not found or expired');
+    const { model } = turn;
+    trace.model = model;
+    const lease = turn.isWaiting ? undefined : options.scheduler.tryAttach(model);
+    if (lease === undefined) throw notThere(options.scheduler, model, turn.isWaiting);
+    try {
+      const headers = requestHeaders(incoming.rawHeaders);
+      await relayAnswer(
+        c,
+        lease,
+        { method: 'GET', path: pathOf(incoming.url), headers, body: null },
+        // What is not of the child would be counted by who resumes by offset.
+        { slowReaderMs: options.slowReaderMs, silent: true },
+      );
+    } catch (error) {
+      refuse(c, error);
+    } finally {
+      lease.release('use');
+    }
+    return RESPONSE_ALREADY_SENT;
+  };
+}
+
+/**
+ * `POST /v1/streams/lookup {"conversation_ids": [...]}`: what the children know of these answers, as one array. A body
+ * that is none asks for nothing, and a child that does not answer in time has nothing, as in the native router.
+ */
+export function lookUpStreams(options: StreamRoutesOptions) {
+  return async function lookUpStreamsHandler(c: StreamContext): Promise<Response> {
+    const ids = await conversationsIn(c, options.bodyLimits);
+    const byModel = new Map<string, string[]>();
+    for (const id of ids) {
+      const turn = options.conversations.find(id);
+      if (turn === undefined) continue;
+      const ofModel = byModel.get(turn.model);
+      if (ofModel) ofModel.push(id);
+      else byModel.set(turn.model, [id]);
+    }
+    const found = await Promise.all([...byModel].map(([model, its]) => askChild(options, model, its)));
+    return c.json(found.flat());
+  };
+}
+
+/** `DELETE /v1/stream?conv_id=ID`: ends the answer, or the wait for it. 204, whatever was there to end. */
+export function stopStream({ scheduler, conversations, apiPrefix }: StreamRoutesOptions) {
+  return async function stopStreamHandler(c: StreamContext): Promise<Response> {
+    const id = conversationIn(c);
+    const turn = conversations.find(id);
+    const lease = turn && scheduler.tryAttach(turn.model);
+    if (turn) c.env.trace.model = turn.model;
+    // First, so that a request that is still waiting is not sent after the child has been told.
+    conversations.stop(id);
+    if (lease) {
+      const path = `${apiPrefix}/v1/stream?conv_id=${encodeURIComponent(id)}`;
+      await askOnce(lease, { method: 'DELETE', path, headers: [], body: null });
+    }
+    return c.body(null, 204);
+  };
+}
+
+async function askChild(
+  { scheduler, apiPrefix }: StreamRoutesOptions,
+  model: string,
+  ids: readonly string[],
+): Promise<unknown[]> {
+  const lease = scheduler.tryAttach(model);
+  if (lease === undefined) return [];
+  const body = Buffer.from(JSON.stringify({ conversation_ids: ids }));
+  const headers = ['content-type', 'application/json', 'content-length', String(body.length)];
+  const answer = await askOnce(lease, {
+    method: 'POST',
+    path: `${apiPrefix}/v1/streams/lookup`,
+    headers,
+    body,
+  });
+  const known = answer?.status === 200 ? parseJson(answer.body) : undefined;
+  return Array.isArray(known) ? (known as unknown[]) : [];
+}
+
+async function askOnce(lease: Lease, request: Parameters<typeof answerOf>[1]): ReturnType<typeof answerOf> {
+  try {
+    return await answerOf(lease.upstream, request, childLimits);
+  } finally {
+    lease.release('look');
+  }
+}
+
+function notThere(scheduler: Scheduler, model: string, isWaiting: boolean): RouterError {
+  if (isWaiting || scheduler.status(model).value === 'loading') {
+    const message = 'Stream owner model is loading, retry later';
+    return new RouterError('stream_not_yet', message, { model, retryAfterS });
+  }
+  return new RouterError('stream_unknown', 'Stream not found or expired', { model });
+}
+
+function conversationIn(c: StreamContext): string {
+  const id = queryOf(c.env.incoming.url)?.get('conv_id') ?? '';
+  if (id === '') throw new RouterError('request_malformed', 'Missing conversation id in path');
+  return id;
+}
+
+async function conversationsIn(c: StreamContext, { budget }: BodyLimits): Promise<ReadonlySet<string>> {
+  const chunks: Buffer[] = [];
+  const limits = { maxBytes: maxLookupBytes, budget };
+  const body = await readBody(c.env.incoming, limits, (chunk) => chunks.push(chunk));
+  body.release();
+  const asked = parseJson(Buffer.concat(chunks));
+  const ids = typeof asked === 'object' && asked !== null && 'conversation_ids' in asked ? asked : undefined;
+  const list: unknown = ids?.conversation_ids;
+  return new Set(Array.isArray(list) ? list.filter((id) => typeof id === 'string') : []);
+}
