@@ -98,8 +98,8 @@ export class Scheduler {
   readonly #running = new Map<string, Running>();
   readonly #past = new Map<string, Past>();
   readonly #queue: WaitQueue<Lease | undefined>;
-  /** Models that take no request until they are gone or given back. */
-  readonly #withdrawn = new Set<string>();
+  /** Models that take no request until they are gone or given back, and what requests are told. */
+  readonly #withdrawn = new Map<string, RouterError>();
   /** Models whose instances take no new leases, so that they become idle for models that are starving. */
   #held: readonly string[] = [];
   #fairnessTimer: NodeJS.Timeout | undefined;
@@ -210,10 +210,11 @@ export class Scheduler {
    * Takes the model out of service: no request is taken or waits for it any more, and those in flight get
    * `drainTimeoutMs` to end. Settles when its process is gone.
    *
+   * @param refusal what requests for it are told meanwhile
    * @returns puts it back into service
    */
   async withdraw(model: string, refusal: RouterError): Promise<() => void> {
-    this.#withdrawn.add(model);
+    this.#withdrawn.set(model, refusal);
     this.#queue.refuse(model, refusal);
     const running = this.#running.get(model);
     if (running) {
@@ -316,7 +317,7 @@ export class Scheduler {
 
   #waitInLine(model: string, kind: WaitKind, signal: AbortSignal): Promise<Lease | undefined> {
     // The catalog may have changed since the request's model was looked up.
-    const refusal = this.#withdrawn.has(model) ? notRunning(model) : this.#effects.refusal(model);
+    const refusal = this.#withdrawn.get(model) ?? this.#effects.refusal(model);
     if (refusal) throw refusal;
     const waitersBefore = this.#queue.waitersFor(model);
     const served = this.#queue.join(model, kind, signal);

@@ -1,0 +1,169 @@
+import { beforeAll, describe, expect, it } from 'vitest';
+import { jsonPost, rawRequest, type RawResponse } from '../helpers/raw-http.js';
+import { serveFakes, type FakeService } from './serve-fakes.js';
+
+const page = 'https://chat.example';
+
+/** What a browser asks before it sends a request that is not a simple one. */
+function preflight(url: string, origin = page): Promise<RawResponse> {
+  const headers = { Origin: origin, 'Access-Control-Request-Method': 'POST' };
+  return rawRequest(url, { method: 'OPTIONS', headers });
+}
+
+function corsOf({ headers }: RawResponse): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(headers).filter(([name]) => name.startsWith('access-control-') || name === 'vary'),
+  );
+}
+
+describe('by default', () => {
+  let service: FakeService;
+
+  beforeAll(async () => {
+    service = await serveFakes({
+      models: { alpha: { echo: { headers: { 'Access-Control-Allow-Origin': 'http://child' } } } },
+      args: ['--api-key', 'secret'],
+    });
+  });
+
+  const key = { Authorization: 'Bearer secret' };
+
+  it('every answer repeats the origin of the page that asks, errors and streams included', async () => {
+    const body = JSON.stringify({ model: 'alpha', stream: true, max_tokens: 2 });
+    const answers = await Promise.all([
+      rawRequest(`${service.url}/models`, { headers: { Origin: page, ...key } }),
+      rawRequest(`${service.url}/models`, { headers: { Origin: page } }),
+      rawRequest(`${service.url}/health`, { headers: { Origin: page } }),
+      rawRequest(`${service.url}/v1/completions`, {
+        method: 'POST',
+        headers: { Origin: page, ...key },
+        body,
+      }),
+      rawRequest(`${service.url}/infill`, { method: 'POST', headers: { Origin: page, ...key }, body: '{}' }),
+      rawRequest(`${service.url}/v1/stream?conv_id=x`, { headers: { Origin: page, ...key } }),
+    ]);
+    expect(answers.map(({ status }) => status)).toEqual([200, 401, 200, 200, 400, 404]);
+    for (const answer of answers) {
+      expect(corsOf(answer)).toEqual({ 'access-control-allow-origin': page, vary: 'Origin' });
+    }
+  });
+
+  it('a request that no page makes gets no such header', async () => {
+    expect(corsOf(await rawRequest(`${service.url}/health`))).toEqual({});
+    expect(corsOf(await rawRequest(`${service.url}/models`, { headers: key }))).toEqual({});
+  });
+
+  it('a preflight request needs no key, on any path', async () => {
+    for (const path of ['/v1/chat/completions', '/models/load', '/nowhere']) {
+      const answer = await preflight(service.url + path);
+      expect({ status: answer.status, body: answer.body.toString() }).toEqual({ status: 200, body: '' });
+      expect(corsOf(answer)).toEqual({
+        'access-control-allow-origin': page,
+        'access-control-allow-credentials': 'true',
+        'access-control-allow-methods': 'GET, POST, DELETE, OPTIONS',
+        'access-control-allow-headers': '*',
+        vary: 'Origin',
+      });
+    }
+  });
+});
+
+describe.each<[string, string[], string, Record<string, unknown>]>([
+  ['localhost', ['--cors-origins', 'localhost'], page, { vary: 'Origin' }],
+  [
+    'localhost',
+    ['--cors-origins', 'localhost'],
+    'http://localhost:5173',
+    { 'access-control-allow-origin': 'http://localhost:5173', vary: 'Origin' },
+  ],
+  [
+    'localhost',
+    ['--cors-origins', 'localhost'],
+    'http://[::1]:80',
+    { 'access-control-allow-origin': 'http://[::1]:80', vary: 'Origin' },
+  ],
+  ['localhost', ['--cors-origins', 'localhost'], 'http://localhost.evil.example', { vary: 'Origin' }],
+  ['with tools on', ['--tools', 'get_info'], page, { vary: 'Origin' }],
+  [
+    'one origin',
+    ['--cors-origins', 'https://a.example'],
+    page,
+    { 'access-control-allow-origin': 'https://a.example' },
+  ],
+  ['no credentials', ['--no-cors-credentials'], page, { 'access-control-allow-origin': '*' }],
+])('%s: %j', (_name, args, origin, expected) => {
+  it(`answers ${origin} as llama-server does`, async () => {
+    const { url } = await serveFakes({ models: { alpha: {} }, args });
+    const answer = await rawRequest(`${url}/health`, { headers: { Origin: origin } });
+    expect(corsOf(answer)).toEqual(expected);
+  });
+});
+
+it('methods, headers and credentials are what the options say', async () => {
+  const args = ['--cors-methods', 'GET', '--cors-headers', 'X-One', '--no-cors-credentials'];
+  const { url } = await serveFakes({ models: { alpha: {} }, args });
+  expect(corsOf(await preflight(`${url}/models`))).toEqual({
+    'access-control-allow-origin': '*',
+    'access-control-allow-credentials': 'false',
+    'access-control-allow-methods': 'GET',
+    'access-control-allow-headers': 'X-One',
+  });
+});
+
+describe('routes that change something', () => {
+  let open: FakeService;
+  let keyed: FakeService;
+
+  beforeAll(async () => {
+    open = await serveFakes({ models: { alpha: {} }, args: ['--cors-origins', `${page},https://b.example`] });
+    keyed = await serveFakes({ models: { alpha: {} }, args: ['--api-key', 'secret'] });
+  });
+
+  function load({ url }: FakeService, headers: Record<string, string>): Promise<RawResponse> {
+    return rawRequest(`${url}/models/load`, { ...jsonPost({ model: 'nobody' }), headers });
+  }
+
+  it.each<[string, Record<string, string>]>([
+    ['a page of another site', { Origin: 'https://evil.example' }],
+    ['a page without an origin of its own', { Origin: 'null' }],
+    ['an image on a page of another site', { 'Sec-Fetch-Site': 'cross-site' }],
+    ['a page of a neighbouring site', { 'Sec-Fetch-Site': 'same-site' }],
+  ])('refuse %s', async (_who, headers) => {
+    const answer = await load(open, headers);
+    expect(answer.status).toBe(403);
+    const { error } = JSON.parse(answer.body.toString()) as { error: Record<string, string> };
+    expect(error).toMatchObject({ type: 'permission_error', reason: 'origin_foreign' });
+    expect(error['message']).toMatch(/--cors-origins/);
+  });
+
+  it.each<[string, Record<string, string>]>([
+    ['a client that is no browser', {}],
+    ['a page that --cors-origins names', { Origin: page }],
+    ['a page on this machine', { Origin: 'http://localhost:5173' }],
+    [
+      'a page of its own, as its browser says',
+      { Origin: 'https://behind.example', 'Sec-Fetch-Site': 'same-origin' },
+    ],
+    ['a page of its own, by its Host', { Origin: 'https://own.example', Host: 'own.example:443' }],
+    ['a click in the address bar', { 'Sec-Fetch-Site': 'none' }],
+  ])('serve %s', async (_who, headers) => {
+    expect((await load(open, headers)).status).toBe(404);
+  });
+
+  it('serve a page that knows a key', async () => {
+    const headers = { Origin: 'https://evil.example', 'X-Api-Key': 'secret' };
+    expect((await load(keyed, headers)).status).toBe(404);
+    expect((await load(keyed, { Origin: 'https://evil.example' })).status).toBe(401);
+  });
+
+  it('are also unload, and a list that is to be read anew; a list as it is, is not', async () => {
+    const headers = { Origin: 'https://evil.example' };
+    const unload = await rawRequest(`${open.url}/models/unload`, {
+      ...jsonPost({ model: 'alpha' }),
+      headers,
+    });
+    const reload = await rawRequest(`${open.url}/models?reload=1`, { headers });
+    const list = await rawRequest(`${open.url}/models`, { headers });
+    expect([unload, reload, list].map(({ status }) => status)).toEqual([403, 403, 200]);
+  });
+});
