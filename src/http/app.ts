@@ -6,6 +6,7 @@ import { asRouterError, RouterError } from '../errors.js';
 import { requireApiKey, type KeyRing } from './auth.js';
 import { allowOrigins, type CorsPolicy } from './cors.js';
 import { streamEvents, type EventFeed } from './event-stream.js';
+import { JSON_TYPE, jsonAnswer } from './json-answer.js';
 import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './model-routes.js';
 import { refuseForeignOrigins } from './origin.js';
 import { props, type PropsOptions } from './props.js';
@@ -74,7 +75,7 @@ export function createApp(options: AppOptions) {
   app.use(allowOrigins(options.cors));
   app.use(requireApiKey(options.keys, options.apiPrefix));
 
-  app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => c.json({ status: 'ok' }));
+  app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => jsonAnswer(c, { status: 'ok' }));
   app.on('GET', ['/models', '/v1/models'], nameRoute, onlyWith('reload', ownPages), listModels(options));
   app.get('/models/sse', nameRoute, streamEvents(options));
   app.post('/models/load', nameRoute, ownPages, loadModel(options));
@@ -94,7 +95,7 @@ export function createApp(options: AppOptions) {
     c.env.trace.error = error;
     return new Response(JSON.stringify(error), {
       status: error.status,
-      headers: { 'Content-Type': 'application/json; charset=utf-8', ...error.headers },
+      headers: { 'Content-Type': JSON_TYPE, ...error.headers },
     });
   });
   return app;

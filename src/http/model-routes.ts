@@ -6,6 +6,7 @@ import type { Model } from '../models/model.js';
 import type { ModelStatus, Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { findModel, invalidModel } from './find-model.js';
+import { jsonAnswer } from './json-answer.js';
 import { listEntry, type LaunchDescription } from './model-entry.js';
 import { modelScannerFor } from './model-name/index.js';
 import { parseJson } from './parse-json.js';
@@ -45,7 +46,7 @@ export function listModels({ catalog, scheduler, describeLaunch, facts, reload }
         now,
       });
     });
-    return c.json({ data, object: 'list' });
+    return jsonAnswer(c, { data, object: 'list' });
   };
 }
 
@@ -66,7 +67,7 @@ export function loadModel(options: ModelRoutesOptions) {
     } finally {
       outgoing.off('close', onClose);
     }
-    return c.json({ success: true });
+    return jsonAnswer(c, { success: true });
   };
 }
 
@@ -81,7 +82,7 @@ export function unloadModel(options: ModelRoutesOptions) {
     if (!model) throw new RouterError('model_unknown_to_unload', 'model is not found', { model: name });
     c.env.trace.model = model.id;
     options.scheduler.unload(model.id, { force });
-    return c.json({ success: true });
+    return jsonAnswer(c, { success: true });
   };
 }
 

@@ -3,6 +3,7 @@ import type { Catalog } from '../models/catalog.js';
 import type { Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { defaultModelOf } from './default-model.js';
+import { jsonAnswer } from './json-answer.js';
 import { parseJson } from './parse-json.js';
 import { answerOf } from './upstream-answer.js';
 
@@ -33,9 +34,9 @@ const ofRouter = [
  */
 export async function props(options: PropsOptions, c: Context<HttpEnv>): Promise<Response> {
   const ofModel = await propsOfDefault(options);
-  if (ofModel === undefined) return c.json(options.props);
+  if (ofModel === undefined) return jsonAnswer(c, options.props);
   const own = Object.fromEntries(ofRouter.map((key) => [key, options.props[key]]));
-  return c.json({ ...options.props, ...ofModel, ...own });
+  return jsonAnswer(c, { ...options.props, ...ofModel, ...own });
 }
 
 async function propsOfDefault(options: PropsOptions): Promise<Record<string, unknown> | undefined> {

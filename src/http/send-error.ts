@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { RouterError } from '../errors.js';
+import { JSON_TYPE } from './json-answer.js';
 
 /** How long a client that is still sending is listened to after its refusal, so that it can read it. */
 const lingerMs = 2_000;
@@ -17,7 +18,7 @@ export function sendError(incoming: IncomingMessage, outgoing: ServerResponse, e
   const body = Buffer.from(JSON.stringify(error));
   const unfinished = !incoming.complete;
   outgoing.writeHead(error.status, {
-    'Content-Type': 'application/json; charset=utf-8',
+    'Content-Type': JSON_TYPE,
     'Content-Length': body.length,
     ...error.headers,
     ...(unfinished ? { Connection: 'close' } : {}),

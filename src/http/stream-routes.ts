@@ -5,6 +5,7 @@ import type { Lease, Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import type { Conversations } from './conversations.js';
 import { requestHeaders } from './header-policy.js';
+import { jsonAnswer } from './json-answer.js';
 import { parseJson } from './parse-json.js';
 import { refuse, relayAnswer } from './proxy.js';
 import { readBody, type BodyLimits } from './request-body.js';
@@ -79,7 +80,7 @@ export function lookUpStreams(options: StreamRoutesOptions) {
       else byModel.set(turn.model, [id]);
     }
     const found = await Promise.all([...byModel].map(([model, its]) => askChild(options, model, its)));
-    return c.json(found.flat());
+    return jsonAnswer(c, found.flat());
   };
 }
 
@@ -96,7 +97,7 @@ export function stopStream({ scheduler, conversations, apiPrefix }: StreamRoutes
       const path = `${apiPrefix}/v1/stream?conv_id=${encodeURIComponent(id)}`;
       await askOnce(lease, { method: 'DELETE', path, headers: [], body: null });
     }
-    return c.body(null, 204);
+    return c.body(null, 204, { 'Content-Type': 'application/json' });
   };
 }
 

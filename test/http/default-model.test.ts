@@ -63,14 +63,15 @@ describe('--default-model', () => {
   });
 
   it('has /props tell of the model once it is loaded, and loads it for that never', async () => {
-    const { url, list } = await serveFakes({ models: { alpha: {} }, args: ['--default-model', 'auto'] });
+    const service = await serveFakes({ models: { alpha: {} }, args: ['--default-model', 'auto'] });
+    const { url } = service;
     const props = async (): Promise<Record<string, unknown>> => {
       const { body } = await rawRequest(`${url}/props`);
       return JSON.parse(body.toString()) as Record<string, unknown>;
     };
     const before = await props();
     expect(before).toMatchObject({ role: 'router', model_path: 'none' });
-    expect((await list()).map(({ status }) => status.value)).toEqual(['unloaded']);
+    expect((await service.list()).map(({ status }) => status.value)).toEqual(['unloaded']);
     await rawRequest(`${url}/infill`, { method: 'POST', body: '[]' });
     const after = await props();
     expect(after).toMatchObject({ role: 'router', max_instances: before['max_instances'] });
