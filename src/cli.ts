@@ -103,7 +103,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   endOnSignals(supervisor, log);
   if (settings.demo || process.stdout.isTTY) {
     process.stdout.write(
-      firstRequests(supervisor.url, supervisor.catalog.models, settings.apiKeys.length > 0),
+      firstRequests(supervisor.endpoint, supervisor.catalog.models, settings.apiKeys.length > 0),
     );
   }
 }

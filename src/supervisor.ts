@@ -1,5 +1,4 @@
 /** The composition root: builds every part, starts them in order, ends them in order. It decides nothing. */
-import type { Server } from 'node:http';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { cacheDirectory, runtimeDirectory } from './config/directories.js';
@@ -7,6 +6,7 @@ import type { LlamaServerFacts } from './config/help.js';
 import type { OptionValues } from './config/option-table.js';
 import type { Settings } from './config/settings.js';
 import { ensureDemoModels } from './demo/demo-models.js';
+import { RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
@@ -16,19 +16,23 @@ import { EventFeed } from './http/event-stream.js';
 import { RequestTracer } from './http/request-trace.js';
 import { LiveKeys } from './http/live-keys.js';
 import { routerProps } from './http/router-props.js';
-import { createServer, listen } from './http/server.js';
-import { readTls } from './http/tls-files.js';
+import { endpointName, Listeners, type Endpoint } from './http/listening.js';
+import { createServer } from './http/server.js';
+import { TlsFiles } from './http/tls-files.js';
 import { OrphanGuard } from './instance/orphan-guard.js';
+import { ProcessMemory } from './instance/process-memory.js';
 import type { Catalog } from './models/catalog.js';
 import type { CatalogDiff } from './models/catalog-diff.js';
+import { removeFromCache } from './models/disk/remove-cached.js';
 import { FactsStore } from './models/gguf/facts-store.js';
 import { LiveCatalog } from './models/live-catalog.js';
 import type { Watching } from './models/watching/watcher.js';
 import { Counters } from './observe/counters.js';
 import { logEvents, logFaults } from './observe/log-events.js';
 import type { Logger } from './observe/log.js';
-import { writeRunFile } from './observe/run-file.js';
+import { runFileName, writeRunFile } from './observe/run-file.js';
 import { Scheduler } from './scheduler/scheduler.js';
+import { Downloads } from './supervisor/downloads.js';
 import { followDisk } from './supervisor/follow-disk.js';
 import { Launcher } from './supervisor/launcher.js';
 import { loadAtStart } from './supervisor/load-at-start.js';
@@ -58,13 +62,14 @@ const lastAnswersMs = 1_000;
 interface Parts {
   readonly settings: Settings;
   readonly log: Logger;
-  readonly url: string;
   readonly catalog: LiveCatalog;
   readonly facts: FactsStore;
   readonly keys: LiveKeys;
+  readonly tls: TlsFiles | undefined;
   readonly feed: EventFeed;
-  readonly server: Server;
+  readonly listeners: Listeners;
   readonly scheduler: Scheduler;
+  readonly downloads: Downloads;
   readonly guard: OrphanGuard;
   readonly watching: Watching | undefined;
   readonly removeRunFile: () => void;
@@ -77,9 +82,9 @@ export class Supervisor {
     this.#parts = parts;
   }
 
-  /** Where it listens. */
-  get url(): string {
-    return this.#parts.url;
+  /** Where it listens; of several addresses the one to name. */
+  get endpoint(): Endpoint {
+    return this.#parts.listeners.main;
   }
 
   /** What it serves now. */
@@ -146,14 +151,17 @@ export class Supervisor {
       standing: (instance) => launcher.standing(instance),
       refusal: (id) => launcher.refusal(id),
     });
+    const downloads = new Downloads({ binary, facts: server, env, settings, catalog, guard, events, log });
 
     // 3. Who asks.
     const keys = new LiveKeys(settings, log);
+    const memory = new ProcessMemory();
+    const tls = await TlsFiles.open(settings, log);
     const app = createApp({
       catalog: () => catalog.current,
       vet: (model) => catalog.vet(model),
       facts: (model) => catalog.facts(model),
-      reload: () => reloadAll(keys, catalog),
+      reload: () => reloadAll(keys, tls, catalog),
       scheduler,
       bodyLimits: { maxBytes: settings.bodyMaxBytes, budget: new BodyBudget(settings.bodyMemoryMaxBytes) },
       conversations: new Conversations(),
@@ -165,31 +173,39 @@ export class Supervisor {
       keys: keys.ring,
       cors: corsPolicy(settings),
       feed,
+      downloads,
+      withdraw: (id) => scheduler.withdraw(id, beingDeleted(id)),
+      removeFiles: (model) => removeFromCache(model, catalog.cacheDirectories, catalog.current.models),
+      events,
+      memoryOf: (pids) => memory.of(pids),
       describeLaunch: (model, status) => launcher.describe(model, status),
       props: routerProps(settings, server),
     });
-    const httpServer = createServer({
-      app,
-      tracer: new RequestTracer(log, counters),
-      tls: await readTls(settings),
-      onAcceptError: (error) => log.error({ err: error }, 'a connection could not be accepted'),
+    const tracer = new RequestTracer(log, counters);
+    const onAcceptError = (error: Error): void =>
+      log.error({ err: error }, 'a connection could not be accepted');
+    const listeners = await Listeners.open({
+      settings,
+      scheme: tls === undefined ? 'http' : 'https',
+      createServer: () => createServer({ app, tracer, tls, onAcceptError }),
     });
-    const address = await listen(httpServer, settings.hosts[0] ?? '', settings.port);
-    const url = urlOf(settings, address.port);
 
     // 4. Say so.
+    const { main, others } = listeners;
     const content = {
       pid: process.pid,
-      url,
+      url: main.url,
+      ...('socketPath' in main ? { socketPath: main.socketPath } : {}),
       ...(keys.ofThisRun === undefined ? {} : { apiKey: keys.ofThisRun }),
     };
-    const removeRunFile = await writeRunFile(runtimeDirectory(env), address.port, content).catch(
+    const removeRunFile = await writeRunFile(runtimeDirectory(env), runFileName(main), content).catch(
       (error: unknown) => {
         log.warn({ err: error }, 'the run file could not be written; commands will need --url');
         return () => undefined;
       },
     );
-    log.info({ url, models: catalog.current.listed.length }, 'listening');
+    const also = others.length === 0 ? undefined : others.map(endpointName);
+    log.info({ url: endpointName(main), also, models: catalog.current.listed.length }, 'listening');
     loadAtStart({ catalog, scheduler, modelsMax: settings.modelsMax, first: loadFirst, log });
 
     // 5. Follow the disk.
@@ -200,43 +216,44 @@ export class Supervisor {
     return new Supervisor({
       settings,
       log,
-      url,
       catalog,
       facts,
       keys,
+      tls,
       feed,
-      server: httpServer,
+      listeners,
       scheduler,
+      downloads,
       guard,
       watching,
       removeRunFile,
     });
   }
 
-  /** Reads everything on disk again: models, presets, keys. */
+  /** Reads everything on disk again: models, presets, keys, the TLS certificate. */
   async reload(): Promise<void> {
-    const { catalog, keys, log } = this.#parts;
-    await reloadAll(keys, catalog);
+    const { catalog, keys, tls, log } = this.#parts;
+    await reloadAll(keys, tls, catalog);
     log.info({ models: catalog.current.listed.length }, 'reloaded');
   }
 
   /** Takes no new request, gives those in flight `drainTimeoutMs`, then stops every child; settles when all is gone. */
   async shutdown(): Promise<void> {
-    const { scheduler, server, feed, settings, log } = this.#parts;
+    const { scheduler, listeners, feed, settings, log } = this.#parts;
     const { inFlight, waiting } = scheduler;
     const { drainTimeoutMs } = settings;
     log.info({ inFlight, waiting, drainTimeoutMs }, 'shutting down');
     const following = this.#stopFollowing();
-    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-    server.closeIdleConnections();
+    const closed = listeners.close();
     feed.close();
+    const downloadsEnded = this.#parts.downloads.close();
     scheduler.close();
     await scheduler.idleWithin(drainTimeoutMs);
     await scheduler.stopAll();
-    await following;
+    await Promise.all([following, downloadsEnded]);
     // Those whose answers were cut are still to read why.
     await Promise.race([closed, delay(lastAnswersMs, undefined, { ref: false })]);
-    server.closeAllConnections();
+    listeners.closeAllConnections();
     this.#parts.guard.close();
     this.#parts.removeRunFile();
     log.info('stopped');
@@ -244,8 +261,9 @@ export class Supervisor {
 
   /** Kills every child now. */
   killAll(): void {
-    const { scheduler, guard, removeRunFile } = this.#parts;
+    const { scheduler, listeners, guard, removeRunFile } = this.#parts;
     scheduler.killAll();
+    void listeners.close();
     guard.close();
     removeRunFile();
   }
@@ -284,8 +302,12 @@ function reportCatalog(
   );
 }
 
-async function reloadAll(keys: LiveKeys, catalog: LiveCatalog): Promise<void> {
-  await Promise.all([keys.reload(), catalog.reload()]);
+async function reloadAll(keys: LiveKeys, tls: TlsFiles | undefined, catalog: LiveCatalog): Promise<void> {
+  await Promise.all([keys.reload(), tls?.reload(), catalog.reload()]);
+}
+
+function beingDeleted(model: string): RouterError {
+  return new RouterError('model_unloaded_meanwhile', `model name=${model} is being deleted`, { model });
 }
 
 function followCatalog(
@@ -303,9 +325,4 @@ function followCatalog(
     broken: broken.map(({ id, problem, stale }) => ({ model: id, problem, stale })),
     warnings,
   });
-}
-
-function urlOf({ hosts: [host = ''], sslKeyFile, apiPrefix }: Settings, port: number): string {
-  const scheme = sslKeyFile === undefined ? 'http' : 'https';
-  return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}${apiPrefix}`;
 }

@@ -1,5 +1,6 @@
 import type { Option, OptionTable, OptionValues } from './option-table.js';
 import { asksBinary, namesModel } from './direct-options.js';
+import { entangledSettings, HELPER_ONLY_KEYS, helperArgsFrom } from './helper-options.js';
 import { readSettings } from './read-settings.js';
 import { RESERVED_KEYS, withoutKeys } from './render-options.js';
 import { scanArguments, splitArgument } from './scan-arguments.js';
@@ -12,6 +13,8 @@ export interface CommandLine {
   readonly settings: Settings;
   /** The base of every model's options: from the command line alone, without what is the router's own. */
   readonly childOptions: OptionValues;
+  /** Arguments of the helper child, which serves the web UI and tools: also from the command line alone. */
+  readonly helperArgs: readonly string[];
   /** Nothing is wrong, but each is worth a line in the log. */
   readonly warnings: readonly string[];
   /** A model is named, by an option or its environment variable: the binary serves it itself, nothing is routed. */
@@ -37,6 +40,13 @@ export class CommandLineError extends Error {
 
 /** True of one model only, so that all cannot inherit it; host and port are given to each child anew. */
 const KEYS_OF_ONE_CHILD = ['model', 'mmproj', 'alias', 'hf-repo', 'host', 'port'];
+
+/** Keys of options that the command line gives to no model. */
+export const NOT_INHERITED_KEYS: ReadonlySet<string> = new Set([
+  ...RESERVED_KEYS,
+  ...HELPER_ONLY_KEYS,
+  ...KEYS_OF_ONE_CHILD,
+]);
 
 /** Keys of options that are neither inherited nor obeyed, and what to do instead. */
 export const DROPPED_WITH_ADVICE: ReadonlyMap<string, string> = new Map([
@@ -66,17 +76,20 @@ export function parseCommandLine(
   );
   const directModel = namesModel(native, table, env, config);
   const directQuery = asksBinary(native);
-  const { settings, problems } = readSettings(scanned.given, options, env, config);
+  const { settings: each, problems } = readSettings(scanned.given, options, env, config);
   // The binary that runs in our place judges its values itself.
   const ours = directModel || directQuery ? [] : problems;
   if (scanned.problems.length + ours.length > 0) throw new CommandLineError([...scanned.problems, ...ours]);
+  const { nativeArgs } = scanned;
+  const settings = { ...each, ...entangledSettings({ nativeArgs, options, env, config }) };
   return {
     settings,
     childOptions: childOptionsFrom(native, table, settings),
+    helperArgs: helperArgsFrom(nativeArgs, options, settings),
     warnings: [...config.warnings, ...warningsAbout(scanned.given, options)],
     directModel,
     directQuery,
-    nativeArgs: scanned.nativeArgs,
+    nativeArgs,
     valueOf: (spelling) => {
       const option = table.find(spelling)?.option;
       return option && (native.get(option) ?? inheritedSource(option, env, config)?.text);
@@ -94,7 +107,7 @@ export function scanForBinary(args: readonly string[]): string | undefined {
 }
 
 function childOptionsFrom(native: OptionValues, table: OptionTable, settings: Settings): OptionValues {
-  const inherited = new Map(withoutKeys(native, new Set([...RESERVED_KEYS, ...KEYS_OF_ONE_CHILD])));
+  const inherited = new Map(withoutKeys(native, NOT_INHERITED_KEYS));
   const timeout = table.find(ROUTER_ROWS.timeoutMs.name)?.option;
   // To a child 0 means that every byte must be there already, which breaks requests; a negative number is its
   // "none" (https://github.com/ggml-org/llama.cpp/issues/25396). LLAMA_ARG_TIMEOUT reaches it too, hence for both.

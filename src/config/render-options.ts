@@ -2,7 +2,8 @@ import { isFalsey, type Option, type OptionValues } from './option-table.js';
 
 /**
  * Keys a child never gets from anywhere: they are the router's own, or would make the child a router
- * (tools/server/server-models.cpp, `unset_reserved_args`).
+ * (tools/server/server-models.cpp, `unset_reserved_args`). And one that the native router passes on: a child that
+ * shares its port would share its requests with whoever takes the same port.
  */
 export const RESERVED_KEYS: ReadonlySet<string> = new Set([
   'log-file',
@@ -14,6 +15,7 @@ export const RESERVED_KEYS: ReadonlySet<string> = new Set([
   'models-max',
   'models-preset',
   'models-autoload',
+  'reuse-port',
 ]);
 
 /** A copy of `values` without the options whose canonical key is in `keys`. */

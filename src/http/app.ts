@@ -5,6 +5,7 @@ import { routePath } from 'hono/route';
 import { asRouterError, RouterError } from '../errors.js';
 import { requireApiKey, type KeyRing } from './auth.js';
 import { allowOrigins, type CorsPolicy } from './cors.js';
+import { removeModel, startDownload, type Downloads, type RemoveModelOptions } from './download-routes.js';
 import { streamEvents, type EventFeed } from './event-stream.js';
 import { JSON_TYPE, jsonAnswer } from './json-answer.js';
 import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './model-routes.js';
@@ -19,7 +20,9 @@ export interface HttpEnv {
   Bindings: HttpBindings & { trace: RequestTrace };
 }
 
-export interface AppOptions extends ProxyOptions, ModelRoutesOptions, StreamRoutesOptions, PropsOptions {
+export interface AppOptions
+  extends ProxyOptions, ModelRoutesOptions, StreamRoutesOptions, PropsOptions, RemoveModelOptions {
+  readonly downloads: Downloads;
   /** Path in front of every route, without a slash at its end; empty for none. */
   readonly apiPrefix: string;
   readonly keys: KeyRing;
@@ -78,6 +81,8 @@ export function createApp(options: AppOptions) {
   app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => jsonAnswer(c, { status: 'ok' }));
   app.on('GET', ['/models', '/v1/models'], nameRoute, onlyWith('reload', ownPages), listModels(options));
   app.get('/models/sse', nameRoute, streamEvents(options));
+  app.post('/models', nameRoute, ownPages, startDownload(options));
+  app.delete('/models', nameRoute, ownPages, removeModel(options));
   app.post('/models/load', nameRoute, ownPages, loadModel(options));
   app.post('/models/unload', nameRoute, ownPages, unloadModel(options));
   app.get('/v1/stream', nameRoute, resumeStream(options));

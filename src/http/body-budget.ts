@@ -1,12 +1,15 @@
 import { RouterError } from '../errors.js';
 
-/** The sum of all request bodies held at one time, bounded. Bytes. */
+/** The sum of all request bodies kept in one place at one time, bounded. Bytes. */
 export class BodyBudget {
   readonly #maxBytes: number;
+  readonly #bound: string;
   #heldBytes = 0;
 
-  constructor(maxBytes: number) {
+  /** @param bound what sets the bound, as a refused client is told */
+  constructor(maxBytes: number, bound = '--body-memory-max') {
     this.#maxBytes = maxBytes;
+    this.#bound = bound;
   }
 
   get heldBytes(): number {
@@ -16,7 +19,7 @@ export class BodyBudget {
   /** @throws RouterError body_memory_full */
   take(bytes: number): void {
     if (this.#heldBytes + bytes > this.#maxBytes) {
-      const message = `request bodies already fill ${this.#maxBytes} bytes (--body-memory-max); try again later`;
+      const message = `request bodies already fill ${this.#maxBytes} bytes (${this.#bound}); try again later`;
       throw new RouterError('body_memory_full', message, { retryAfterS: 2 });
     }
     this.#heldBytes += bytes;

@@ -1,6 +1,8 @@
 import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
 import type { ModelStatus } from '../scheduler/scheduler.js';
+import type { DownloadView } from './download-routes.js';
+import { metaOfFile } from './single-model-list.js';
 
 /** How a model is started: the child's command line and the merged preset, as the native router prints them. */
 export interface LaunchDescription {
@@ -15,6 +17,8 @@ export interface EntryParts {
   readonly launch: LaunchDescription;
   /** Undefined while its file has not been read. */
   readonly facts: ModelFacts | undefined;
+  /** What its process holds, in bytes; undefined where that is not known. */
+  readonly memoryBytes: number | undefined;
   /** Unix time, seconds. */
   readonly now: number;
 }
@@ -24,7 +28,14 @@ export interface EntryParts {
  * `get_router_models`), then ours. A failed model keeps the native form, `unloaded` and `failed`, and says why
  * in `error`; `facts` are read from its file, loaded or not, and absent until then.
  */
-export function listEntry({ model, status, launch, facts, now }: EntryParts): Record<string, unknown> {
+export function listEntry({
+  model,
+  status,
+  launch,
+  facts,
+  memoryBytes,
+  now,
+}: EntryParts): Record<string, unknown> {
   const { args, preset } = launch;
   const entry: Record<string, unknown> = {
     id: model.id,
@@ -41,15 +52,56 @@ export function listEntry({ model, status, launch, facts, now }: EntryParts): Re
   if (status.value !== 'unloaded') {
     for (const [key, value] of Object.entries(status.info ?? {})) if (!(key in entry)) entry[key] = value;
   }
+  // Clients of a server of one model read it there, whose model is always loaded.
+  if (facts !== undefined) entry['meta'] ??= metaOfFile(facts);
   if (model.file !== undefined) entry['path'] = model.file;
   if (facts !== undefined) entry['facts'] = describeFacts(facts);
   if (model.stale !== undefined) entry['stale'] = model.stale;
   if (status.progress !== undefined) entry['progress'] = status.progress;
   if (status.pid !== undefined) entry['pid'] = status.pid;
+  if (memoryBytes !== undefined) entry['memory'] = memoryBytes;
+  if (status.lastUsed !== undefined) entry['last_used'] = Math.floor(status.lastUsed.getTime() / 1000);
   entry['in_flight'] = status.inFlight;
   entry['waiting'] = status.waiting;
   if (status.changing) entry['changing'] = true;
   return entry;
+}
+
+/**
+ * The entry of a download, or of one that failed and that nothing has been asked of since: the native router's fields
+ * for it in its order, then ours.
+ */
+export function downloadEntry(download: DownloadView, now: number): Record<string, unknown> {
+  const { id, args, progress } = download;
+  return {
+    id,
+    aliases: [],
+    tags: [],
+    object: 'model',
+    owned_by: 'llamacpp',
+    created: now,
+    status:
+      download.state === 'downloading'
+        ? { value: 'downloading', args }
+        : { value: 'unloaded', args, failed: true, error: describeError(download.error) },
+    architecture: { input_modalities: ['text'], output_modalities: ['text'] },
+    source: 'cache',
+    can_remove: true,
+    progress,
+    in_flight: 0,
+    waiting: 0,
+  };
+}
+
+interface ListedError {
+  readonly reason: string;
+  readonly message: string;
+  readonly lastLines: readonly string[];
+  readonly at: Date;
+}
+
+function describeError({ reason, message, lastLines, at }: ListedError): Record<string, unknown> {
+  return { reason, message, last_lines: lastLines, at: at.toISOString() };
 }
 
 /** In the wire's spelling; what the file does not say is absent. */
@@ -76,11 +128,11 @@ function failure(model: Model, { value, outcome }: ModelStatus): Record<string, 
   return {
     exit_code: exitCode,
     failed: true,
-    error: {
+    error: describeError({
       reason: phase === 'loading' ? 'load_failed' : 'crashed',
       message: `its process ${message}`,
-      last_lines: lastLines,
-      at: at.toISOString(),
-    },
+      lastLines,
+      at,
+    }),
   };
 }

@@ -1,17 +1,20 @@
 import type { Context } from 'hono';
 import { RouterError } from '../errors.js';
+import { compareBytewise } from '../models/bytewise.js';
 import type { Catalog } from '../models/catalog.js';
 import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
 import type { ModelStatus, Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
+import type { Downloads } from './download-routes.js';
 import { findModel, invalidModel } from './find-model.js';
 import { jsonAnswer } from './json-answer.js';
-import { listEntry, type LaunchDescription } from './model-entry.js';
+import { downloadEntry, listEntry, type LaunchDescription } from './model-entry.js';
 import { modelScannerFor } from './model-name/index.js';
 import { parseJson } from './parse-json.js';
 import { requireName } from './require-name.js';
 import { readBody, type BodyLimits } from './request-body.js';
+import { singleModelEntry } from './single-model-list.js';
 
 export interface ModelRoutesOptions {
   readonly catalog: () => Catalog;
@@ -23,6 +26,9 @@ export interface ModelRoutesOptions {
   readonly facts: (model: Model) => ModelFacts | undefined;
   /** Looks for models again; settles when the catalog shows what is on disk. */
   readonly reload: () => Promise<void>;
+  readonly downloads: Downloads;
+  /** How much memory each of these processes holds, in bytes, where that is known. Never rejects. */
+  readonly memoryOf: (pids: readonly number[]) => Promise<ReadonlyMap<number, number>>;
   /** How a model is or would be started, for its list entry. */
   readonly describeLaunch: (model: Model, status: ModelStatus) => LaunchDescription;
 }
@@ -30,23 +36,43 @@ export interface ModelRoutesOptions {
 /** The body of an unload says little; a longer one is read for its model only. */
 const maxParsedBytes = 64 * 1024;
 
-/** `GET /models`: every model with its state. Looks, and changes nothing; `?reload=1` first looks for models again. */
-export function listModels({ catalog, scheduler, describeLaunch, facts, reload }: ModelRoutesOptions) {
+/**
+ * `GET /models`: every model with its state, and in `models` what the list of a server of one model has besides, in the
+ * same order. Looks, and changes nothing; `?reload=1` first looks for models again.
+ */
+export function listModels(options: ModelRoutesOptions) {
+  const { catalog, scheduler, downloads, describeLaunch, memoryOf, facts, reload } = options;
   return async function listModelsHandler(c: Context<HttpEnv>): Promise<Response> {
     // Of a repeated one the last counts, as in the native router.
     if (c.req.queries('reload')?.at(-1)) await reload();
+    const memory = await memoryOf(scheduler.pids);
     const now = Math.floor(Date.now() / 1000);
-    const data = catalog().listed.map((model) => {
+    const { listed } = catalog();
+    const entries = listed.map((model) => {
       const status = scheduler.status(model.id);
-      return listEntry({
+      const known = facts(model);
+      const entry = listEntry({
         model,
         status,
         launch: describeLaunch(model, status),
-        facts: facts(model),
+        facts: known,
+        memoryBytes: status.pid === undefined ? undefined : memory.get(status.pid),
         now,
       });
+      return { id: model.id, entry, single: singleModelEntry(model, known) };
     });
-    return jsonAnswer(c, { data, object: 'list' });
+    const coming = downloads.list();
+    if (coming.length > 0) {
+      for (const download of coming) {
+        const { id } = download;
+        const single = singleModelEntry({ id, tags: [], mmproj: undefined }, undefined);
+        entries.push({ id, entry: downloadEntry(download, now), single });
+      }
+      entries.sort((a, b) => compareBytewise(a.id, b.id));
+    }
+    const data = entries.map(({ entry }) => entry);
+    const models = entries.map(({ single }) => single);
+    return jsonAnswer(c, { data, object: 'list', models });
   };
 }
 
@@ -78,6 +104,7 @@ export function loadModel(options: ModelRoutesOptions) {
 export function unloadModel(options: ModelRoutesOptions) {
   return async function unloadModelHandler(c: Context<HttpEnv>): Promise<Response> {
     const { name, force } = await unloadRequest(c, options.bodyLimits);
+    if (options.downloads.cancel(name)) return jsonAnswer(c, { success: true });
     const model = options.catalog().resolve(name);
     if (!model) throw new RouterError('model_unknown_to_unload', 'model is not found', { model: name });
     c.env.trace.model = model.id;

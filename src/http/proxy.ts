@@ -1,4 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { setTimeout as delay } from 'node:timers/promises';
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
@@ -7,12 +7,13 @@ import type { Catalog } from '../models/catalog.js';
 import type { Model } from '../models/model.js';
 import type { Lease, Outcome, Scheduler, UpstreamRequest } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
+import { breakOff } from './break-off.js';
 import { MAX_CONVERSATION_ID, type Conversations, type ConversationTurn } from './conversations.js';
 import { nameForGet, nameForPost } from './default-model.js';
 import { findModel, invalidModel } from './find-model.js';
 import { requestHeaders } from './header-policy.js';
 import { modelScannerFor } from './model-name/index.js';
-import { Relay, type RelayEnd } from './relay.js';
+import { Relay } from './relay.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
 import { pathOf, queryOf } from './request-target.js';
 import { sendError } from './send-error.js';
@@ -44,9 +45,6 @@ const attempts = 2;
 
 /** How long the exit of a child that broke a connection is waited for, so that its reason can be told. */
 const reasonPatienceMs = 500;
-
-/** A client that does not read the error that ends its stream is not waited for longer. */
-const lastEventMs = 5_000;
 
 /** How long the answer of a conversation that was stopped may take to end by itself. */
 const stoppedAnswerMs = 5_000;
@@ -200,7 +198,7 @@ export async function relayAnswer(
   const error = upstreamError(lease.model, end.error, outcome);
   if (!end.responseStarted) throw error;
   trace.error = error;
-  breakOff(outgoing, end, error, { silent });
+  breakOff(outgoing, error, { isEventStream: end.isEventStream && !silent });
   return true;
 }
 
@@ -245,28 +243,6 @@ async function waitForLease(
   } finally {
     outgoing.off('close', onClose);
   }
-}
-
-/**
- * Ends a stream whose child failed so that the client sees it: an error event where the stream is one of
- * events, then a cut connection, never a clean end. A stream that can be resumed by byte offset is only cut.
- */
-function breakOff(
-  outgoing: ServerResponse,
-  { isEventStream }: RelayEnd & { kind: 'upstream failed' },
-  error: RouterError,
-  { silent }: { silent: boolean },
-): void {
-  if (!isEventStream || silent) {
-    outgoing.destroy();
-    return;
-  }
-  const timer = setTimeout(() => outgoing.destroy(), lastEventMs);
-  // The blank line first closes an event the child had begun.
-  outgoing.write(`\n\ndata: ${JSON.stringify(error)}\n\n`, () => {
-    clearTimeout(timer);
-    outgoing.destroy();
-  });
 }
 
 function upstreamError(model: string, cause: Error, outcome: Outcome | undefined): RouterError {

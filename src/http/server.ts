@@ -1,23 +1,25 @@
 import {
   createServer as createHttpServer,
   type IncomingMessage,
+  type RequestListener,
   type Server,
   type ServerResponse,
 } from 'node:http';
 import { createServer as createHttpsServer } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import type { AddressInfo, ListenOptions, Socket } from 'node:net';
 import { getRequestListener, type HttpBindings } from '@hono/node-server';
 import { asRouterError, RouterError } from '../errors.js';
 import type { App } from './app.js';
 import type { RequestTracer } from './request-trace.js';
+import type { TlsFiles } from './tls-files.js';
 
 export interface HttpServerOptions {
   readonly app: App;
   readonly tracer: RequestTracer;
   /** Told of errors of the listening socket. */
   readonly onAcceptError: (error: Error) => void;
-  /** Serve HTTPS with this certificate and key (PEM). */
-  readonly tls: { readonly key: Buffer; readonly cert: Buffer } | undefined;
+  /** Serve HTTPS with what is in these files. */
+  readonly tls: TlsFiles | undefined;
 }
 
 /**
@@ -56,9 +58,7 @@ export function createServer({ app, tracer, tls, onAcceptError }: HttpServerOpti
   const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
     void listener(incoming, outgoing);
   };
-  const server = tls
-    ? createHttpsServer({ ...limits, ...tls }, onRequest)
-    : createHttpServer(limits, onRequest);
+  const server = tls ? createTlsServer(tls, onRequest) : createHttpServer(limits, onRequest);
   // Out of file handles, for one: that connection is lost, and nothing else may be.
   server.on('error', (error) => {
     if (server.listening) onAcceptError(error);
@@ -69,28 +69,69 @@ export function createServer({ app, tracer, tls, onAcceptError }: HttpServerOpti
   return server;
 }
 
-/** Binds; settles when requests are taken, and rejects with a message that names address and remedy. */
-export function listen(server: Server, host: string, port: number): Promise<AddressInfo> {
+/** Its connections are encrypted with the files as they were when the client came. */
+function createTlsServer(tls: TlsFiles, onRequest: RequestListener): Server {
+  const server = createHttpsServer(
+    { ...limits, ...tls.pair, handshakeTimeout: limits.headersTimeout },
+    onRequest,
+  );
+  tls.onRenewed((pair) => server.setSecureContext(pair));
+  return server;
+}
+
+/** What to do about an address that cannot be bound, by the code of the error. */
+const remedies: Readonly<Record<string, string>> = {
+  EADDRINUSE: 'another program listens there; choose another --port or stop it',
+  EACCES: 'ports below 1024 need privileges; choose another --port',
+  EADDRNOTAVAIL: 'this machine has no such address; check --host',
+  EAFNOSUPPORT: 'this machine has no addresses of that kind; check --host',
+  ENOTFOUND: 'no address is known for this name; check --host',
+  EAI_AGAIN: 'no address is known for this name; check --host',
+  ENOTSUP: 'this system does not let processes share a port; leave out --reuse-port',
+};
+
+export interface TcpOptions {
+  /** Leave the IPv4 addresses to another server where `host` is `::`, which has them, too, otherwise. */
+  readonly ipv6Only?: boolean;
+  /** Share the port with other processes. Node ignores it silently where it does not know it. */
+  readonly reusePort?: boolean;
+}
+
+/**
+ * Binds to an IP address or host name; settles when requests are taken.
+ *
+ * @throws with a message that names address, reason and remedy
+ */
+export async function listen(
+  server: Server,
+  host: string,
+  port: number,
+  options: TcpOptions = {},
+): Promise<AddressInfo> {
+  try {
+    await bind(server, { host, port, ...options });
+  } catch (cause) {
+    const { code = '', message } = cause as NodeJS.ErrnoException;
+    const remedy = remedies[code] ?? 'check --host and --port';
+    throw new Error(`cannot listen on ${hostInUrl(host)}:${port} (${code || message}): ${remedy}`, { cause });
+  }
+  return server.address() as AddressInfo;
+}
+
+/** Settles when requests are taken; rejects with Node's own error. */
+export function bind(server: Server, options: ListenOptions & TcpOptions): Promise<void> {
   return new Promise((resolve, reject) => {
-    const onError = (error: NodeJS.ErrnoException): void => {
-      const remedy =
-        error.code === 'EADDRINUSE'
-          ? 'another program listens there; choose another --port or stop it'
-          : error.code === 'EACCES'
-            ? 'ports below 1024 need privileges; choose another --port'
-            : 'check --host and --port';
-      reject(
-        new Error(`cannot listen on ${host}:${port} (${error.code ?? error.message}): ${remedy}`, {
-          cause: error,
-        }),
-      );
-    };
-    server.once('error', onError);
-    server.listen({ host, port, backlog: 2048 }, () => {
-      server.off('error', onError);
-      resolve(server.address() as AddressInfo);
+    server.once('error', reject);
+    server.listen({ ...options, backlog: 2048 }, () => {
+      server.off('error', reject);
+      resolve();
     });
   });
+}
+
+/** A host as it stands in front of a port (RFC 3986, section 3.2.2). */
+export function hostInUrl(host: string): string {
+  return host.includes(':') ? `[${host}]` : host;
 }
 
 /** A socket as Node's server keeps it: with the answer that is being written, if there is one. */

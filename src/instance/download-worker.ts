@@ -1,30 +1,32 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { appCommand } from '../config/app-command.js';
 import { ChildProcess, type ChildExit } from './child-process.js';
 import { aborted, deadline } from './endings.js';
 import { LogTail } from './log-tail.js';
 import type { OrphanGuard } from './orphan-guard.js';
-import { childMarkerVariable } from './protocol.js';
+import { childMarkerVariable, parseWorkerLine, type DownloadProgress } from './protocol.js';
 
-/** How far the download of one file is; a repository may have several under way. */
-export interface DownloadProgress {
-  readonly url: string;
-  readonly downloadedBytes: number;
-  /** 0 while it is not known. */
-  readonly totalBytes: number;
-}
+export type { DownloadProgress } from './protocol.js';
 
 /** How a download ended. */
-export interface DownloadOutcome {
-  /** `finished` is the worker's own word: it says so of a repository or tag that does not exist, too. */
-  readonly kind: 'finished' | 'failed' | 'cancelled';
+export type DownloadOutcome = {
   /** One sentence: what happened. */
   readonly message: string;
   /** What the worker wrote last, oldest line first. */
   readonly lastLines: readonly string[];
-}
+} & (
+  | {
+      /** `finished` is the worker's own word: it says so of a repository or tag that does not exist, too. */
+      readonly kind: 'finished' | 'cancelled' | 'interrupted';
+    }
+  | { readonly kind: 'failed'; readonly how: 'reported' | 'exited' | 'silent' }
+);
 
 export interface DownloadOptions {
   /** The llama-server that downloads. */
   readonly binary: string;
+  /** More of its command line; nothing there changes what it does. */
+  readonly args?: readonly string[];
   /** `user/repo` or `user/repo:TAG`; of a repository of presets only its preset.ini is downloaded. */
   readonly hfRepo: string;
   /** What children are started in (`childEnvironment`). */
@@ -34,8 +36,15 @@ export interface DownloadOptions {
   readonly guard: OrphanGuard;
   /** How long nothing may be heard of it. Of a file in download, it tells each thousandth at most. */
   readonly silenceTimeoutMs: number;
+  /**
+   * How many bytes have come so far, asked for when nothing was heard: a number that has changed is a sign of life. A
+   * thousandth of a large file takes its time on a slow link.
+   */
+  readonly receivedBytes?: () => Promise<number>;
   /** Cancels: what was downloaded of unfinished files is removed, if the worker still listens. */
   readonly signal: AbortSignal;
+  /** Ends it at once: what was downloaded is kept for the next time. */
+  readonly interrupt?: AbortSignal;
   readonly onProgress?: (progress: DownloadProgress) => void;
   /** Its log. */
   readonly onLine?: (line: string) => void;
@@ -47,15 +56,15 @@ const exitGraceMs = 2_000;
 /** After SIGKILL a process is gone at once, unless the kernel cannot end it; it is not waited for longer. */
 const killGraceMs = 5_000;
 
-type WorkerMessage =
-  | { readonly kind: 'progress'; readonly progress: DownloadProgress }
-  | { readonly kind: 'result'; readonly ok: boolean };
+/** How long the question what has come may take: on a file system that is gone, for ever. */
+const lookMs = 5_000;
 
 type Ending =
   | { readonly how: 'reported'; readonly ok: boolean }
   | { readonly how: 'exited'; readonly exit: ChildExit }
   | { readonly how: 'silent' }
-  | { readonly how: 'cancelled' };
+  | { readonly how: 'cancelled' }
+  | { readonly how: 'interrupted' };
 
 /**
  * Has llama-server's own download worker (tools/server/server-models.cpp, `server_child::run_download`) bring a
@@ -66,9 +75,15 @@ type Ending =
  * endpoint it is struck out from what the worker writes.
  */
 export async function runDownloadWorker(options: DownloadOptions): Promise<DownloadOutcome> {
-  const { hfRepo, silenceTimeoutMs, signal } = options;
-  const cancelled = `the download of '${hfRepo}' was cancelled`;
-  if (signal.aborted) return { kind: 'cancelled', message: cancelled, lastLines: [] };
+  const { binary, args = [], environment, hfRepo, silenceTimeoutMs, signal } = options;
+  const { interrupt = new AbortController().signal } = options;
+  const cancelled = { kind: 'cancelled', message: `the download of '${hfRepo}' was cancelled` } as const;
+  const interrupted = {
+    kind: 'interrupted',
+    message: `the download of '${hfRepo}' was interrupted`,
+  } as const;
+  if (signal.aborted) return { ...cancelled, lastLines: [] };
+  if (interrupt.aborted) return { ...interrupted, lastLines: [] };
 
   const race = new AbortController();
   const tail = new LogTail();
@@ -77,7 +92,7 @@ export async function runDownloadWorker(options: DownloadOptions): Promise<Downl
   let markReported: (ending: Ending) => void;
   const reported = new Promise<Ending>((resolve) => (markReported = resolve));
   const worker = new ChildProcess({
-    command: [options.binary],
+    command: [binary, ...appCommand(environment), ...args],
     environment: workerEnvironment(options),
     guard: options.guard,
     // What only a child with a model reports.
@@ -97,11 +112,20 @@ export async function runDownloadWorker(options: DownloadOptions): Promise<Downl
     onExit: () => undefined,
   });
   const silent = async (): Promise<Ending> => {
-    for (;;) {
+    let bytes: number | undefined;
+    while (!race.signal.aborted) {
       const leftMs = heardAt + silenceTimeoutMs - performance.now();
-      if (leftMs <= 0) return { how: 'silent' };
-      await deadline(leftMs, race.signal);
+      if (leftMs > 0) {
+        // A long download waits here many times: each wait takes its listener off the signal.
+        await delay(leftMs, undefined, { signal: race.signal }).catch(() => undefined);
+        continue;
+      }
+      const bytesNow = await look(options);
+      if (bytesNow === bytes) break;
+      bytes = bytesNow;
+      heardAt = performance.now();
     }
+    return { how: 'silent' };
   };
 
   const ending = await Promise.race<Ending>([
@@ -109,26 +133,39 @@ export async function runDownloadWorker(options: DownloadOptions): Promise<Downl
     worker.exited.then((exit) => ({ how: 'exited', exit })),
     silent(),
     aborted(signal, race.signal).then(() => ({ how: 'cancelled' })),
+    aborted(interrupt, race.signal).then(() => ({ how: 'interrupted' })),
   ]);
   race.abort();
-  // A silent worker does not listen, and asked to exit it might remove what the next download can go on with.
-  await dismiss(worker, { atOnce: ending.how === 'silent' });
+  // Asked to exit, a worker removes what the next download can go on with; a silent one would hardly listen, besides.
+  await dismiss(worker, { atOnce: ending.how === 'silent' || ending.how === 'interrupted' });
   const lastLines = tail.lines();
+  const failed = { kind: 'failed', lastLines } as const;
   switch (ending.how) {
     case 'reported':
       return ending.ok
         ? { kind: 'finished', message: `llama-server has downloaded '${hfRepo}'`, lastLines }
-        : { kind: 'failed', message: `llama-server could not download '${hfRepo}'`, lastLines };
+        : { ...failed, how: 'reported', message: `llama-server could not download '${hfRepo}'` };
     case 'exited':
-      return { kind: 'failed', message: `the download of '${hfRepo}' ${how(ending.exit)}`, lastLines };
+      return { ...failed, how: 'exited', message: `the download of '${hfRepo}' ${manner(ending.exit)}` };
     case 'silent': {
       const seconds = silenceTimeoutMs / 1000;
       const message = `nothing was heard of the download of '${hfRepo}' for ${seconds} s`;
-      return { kind: 'failed', message, lastLines };
+      return { ...failed, how: 'silent', message };
     }
     case 'cancelled':
-      return { kind: 'cancelled', message: cancelled, lastLines };
+      return { ...cancelled, lastLines };
+    case 'interrupted':
+      return { ...interrupted, lastLines };
   }
+}
+
+/** How many bytes have come; undefined if nobody can tell. */
+async function look({ receivedBytes }: DownloadOptions): Promise<number | undefined> {
+  const end = new AbortController();
+  const late = deadline(lookMs, end.signal).then(() => undefined);
+  const bytes = await Promise.race([receivedBytes?.().catch(() => undefined), late]);
+  end.abort();
+  return bytes;
 }
 
 /** Settles when it is gone, or cannot be ended. */
@@ -167,27 +204,6 @@ function workerEnvironment({ environment, hfRepo, token }: DownloadOptions): Nod
   };
 }
 
-/** The state line of a download; undefined for every other line, also for one that is broken. */
-function parseWorkerLine(line: string): WorkerMessage | undefined {
-  const text = /^cmd_child_to_router:state:(\{.*\})$/s.exec(line)?.[1];
-  if (text === undefined) return undefined;
-  let message: unknown;
-  try {
-    message = JSON.parse(text);
-  } catch {
-    return undefined;
-  }
-  const { state, payload } = message as Record<string, unknown>;
-  if (state !== 'downloading' || typeof payload !== 'object' || payload === null) return undefined;
-  const { result, url, downloaded, total } = payload as Record<string, unknown>;
-  if (result === 'download_finished' || result === 'download_failed') {
-    return { kind: 'result', ok: result === 'download_finished' };
-  }
-  if (typeof url !== 'string' || typeof downloaded !== 'number' || typeof total !== 'number')
-    return undefined;
-  return { kind: 'progress', progress: { url, downloadedBytes: downloaded, totalBytes: total } };
-}
-
 /** Strikes out of a text what nobody else may read: the token, and user and password of the endpoint. */
 function secretsRemover({ token, environment }: DownloadOptions): (text: string) => string {
   const logins = [environment['MODEL_ENDPOINT'], environment['HF_ENDPOINT']].flatMap(
@@ -200,7 +216,7 @@ function secretsRemover({ token, environment }: DownloadOptions): (text: string)
   };
 }
 
-function how({ code, signal, spawnError }: ChildExit): string {
+function manner({ code, signal, spawnError }: ChildExit): string {
   if (spawnError) return `could not be started: ${spawnError.message}`;
   if (signal) return `was ended by ${signal}`;
   return `ended without a result, with exit code ${code ?? 'unknown'}`;

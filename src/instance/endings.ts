@@ -11,7 +11,11 @@ export function aborted(event: AbortSignal, end: AbortSignal): Promise<void> {
 /** Settles after `ms`, and is forgotten when `end` is aborted. */
 export function deadline(ms: number, end: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    end.addEventListener('abort', () => clearTimeout(timer), { once: true });
+    const forget = (): void => clearTimeout(timer);
+    const timer = setTimeout(() => {
+      end.removeEventListener('abort', forget);
+      resolve();
+    }, ms);
+    end.addEventListener('abort', forget, { once: true });
   });
 }

@@ -9,12 +9,14 @@ const connectTimeoutMs = 10_000;
 const maxIdle = 64;
 
 export interface UpstreamRequest {
-  readonly method: 'GET' | 'POST' | 'DELETE';
+  readonly method: 'GET' | 'HEAD' | 'POST' | 'DELETE';
   /** Path and query as the client sent them. */
   readonly path: string;
   /** Names and values in turn, without host and credentials. */
   readonly headers: string[];
   readonly body: Buffer | Readable | null;
+  /** Whether the child's key goes with it; true unless said otherwise. */
+  readonly withKey?: boolean;
 }
 
 /** For a request that was never begun: there is nothing to pause or abort. */
@@ -57,7 +59,7 @@ export class Upstream {
    *   request, that is, whether a whole answer of announced length came over it
    */
   dispatch(
-    { method, path, headers, body }: UpstreamRequest,
+    { method, path, headers, body, withKey = true }: UpstreamRequest,
     handler: Dispatcher.DispatchHandler,
   ): (reusable: boolean) => void {
     if (this.#destroyed) {
@@ -67,7 +69,7 @@ export class Upstream {
     }
     const client = this.#idle.pop() ?? new Client(this.#origin, this.#options);
     this.#busy.add(client);
-    headers.push('authorization', this.#authorization);
+    if (withKey) headers.push('authorization', this.#authorization);
     client.dispatch({ method, path, headers, body }, handler);
     return (reusable) => {
       this.#busy.delete(client);

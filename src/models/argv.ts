@@ -37,8 +37,11 @@ export function modelPreset(model: Model, table: OptionTable): string {
   return renderPreset(model.id, withoutKeys(model.options, new Set([tags])));
 }
 
-/** Of no use to whoever may ask for a model, and the key to everything its owner has on the hub. */
-const SECRET_KEYS: ReadonlySet<string> = new Set(['hf-token']);
+/**
+ * Of no use to whoever may ask for a model: the key to everything its owner has on the hub, and definitions of MCP
+ * servers, which hold the keys to those.
+ */
+const SECRET_KEYS: ReadonlySet<string> = new Set(['hf-token', 'mcp-servers-json']);
 
 /** The model with `***` for the values that no list may show. */
 export function withoutSecrets(model: Model): Model {
@@ -46,6 +49,25 @@ export function withoutSecrets(model: Model): Model {
     ([option, text]) => [option, SECRET_KEYS.has(option.key) ? '***' : text] as const,
   );
   return { ...model, options: new Map(options) };
+}
+
+/**
+ * The model without those values, and the environment that gives them to its child: what is on a command line, every
+ * user of the machine can read. An option that the binary takes from no variable stays.
+ */
+export function secretsApart(model: Model): {
+  readonly model: Model;
+  readonly environment: Readonly<Record<string, string>>;
+} {
+  const isApart = ({ key, env }: Option): boolean => SECRET_KEYS.has(key) && env !== undefined;
+  const options = [...model.options];
+  const apart = options.flatMap(([option, text]) =>
+    isApart(option) ? [[option.env ?? '', text] as const] : [],
+  );
+  return {
+    model: { ...model, options: new Map(options.filter(([option]) => !isApart(option))) },
+    environment: Object.fromEntries(apart),
+  };
 }
 
 /** An option without which a binary can not be a child; throws if it has none of that name. */

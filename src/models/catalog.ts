@@ -7,7 +7,7 @@ import type { FlatModel } from './disk/flat-models.js';
 import { canonicalTag } from './disk/gguf-name.js';
 import type { HubCache } from './disk/hub-cache.js';
 import type { Model, ModelSource } from './model.js';
-import { MODEL_GIVING, originOf, projectorOf } from './model-origin.js';
+import { draftOf, MODEL_GIVING, originOf, projectorOf } from './model-origin.js';
 import type { ModelsDir } from './disk/models-dir.js';
 import { optionReader, type OptionReader } from './option-reader.js';
 import type { Preset, PresetSection } from './presets/preset-file.js';
@@ -102,10 +102,9 @@ function findModels(
   warnings: string[],
 ): Map<string, Discovered> {
   const found = new Map<string, Discovered>();
-  for (const { id, file, mmproj, draft, aliases } of sources.flatCaches.flatMap((cache) => cache.models)) {
+  for (const { id, aliases, isDownload, ...files } of sources.flatCaches.flatMap((cache) => cache.models)) {
     if (found.has(id)) continue;
-    const options = fileOptions({ file, mmproj, draft }, read);
-    found.set(id, { source: 'cache', options, aliases, canRemove: false });
+    found.set(id, { source: 'cache', options: fileOptions(files, read), aliases, canRemove: isDownload });
   }
   for (const { id } of sources.cache.models) {
     const aliases = found.get(id)?.aliases ?? [];
@@ -253,6 +252,7 @@ function describe({ id, options, discovered, section }: Merged, cache: HubCache,
     offline: origin.offline,
     file: origin.file,
     mmproj: origin.mmproj,
+    draft: draftOf(options, cache, read),
     version: undefined,
     problem: problems.length === 0 ? undefined : problems.join('; '),
     transient: false,

@@ -198,11 +198,9 @@ export class Discovery {
   }
 
   /** The GGUF files of a model: its own, and those its child loads besides. */
-  #filesOf({ file, mmproj, options }: Model): string[] {
-    const named = (name: string): string | undefined => this.#read.get(options, name);
-    // Of a draft's repository it names a file in there; with a URL, where to put what is downloaded.
-    const draft = named('hf-repo-draft') === undefined ? named('model-draft') : undefined;
-    const projector = named('mmproj-url') === undefined ? mmproj : undefined;
+  #filesOf({ file, mmproj, draft, options }: Model): string[] {
+    // With a URL it names where to put what is downloaded.
+    const projector = this.#read.get(options, 'mmproj-url') === undefined ? mmproj : undefined;
     return [file, projector, draft].filter((path) => path !== undefined);
   }
 }

@@ -65,6 +65,15 @@ export function projectorOf(
   return beside === undefined || isOff || isRemote ? {} : { mmproj: beside };
 }
 
+/** The file of the model for speculative decoding; undefined if there is none, or none that is here. */
+export function draftOf(options: OptionValues, cache: HubCache, read: OptionReader): string | undefined {
+  const path = read.get(options, 'model-draft');
+  const repo = read.get(options, 'hf-repo-draft');
+  if (repo === undefined) return path;
+  const found = cache.resolve(repo, path);
+  return found.kind === 'file' ? found.file : undefined;
+}
+
 /** Whether something besides the model itself is to be fetched, which `--offline` would forbid. */
 function needsNetwork(options: OptionValues, cache: HubCache, read: OptionReader): boolean {
   if (['model-url', 'docker-repo', 'mmproj-url'].some((name) => read.get(options, name) !== undefined))

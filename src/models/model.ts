@@ -22,6 +22,8 @@ export interface Model {
   readonly file: string | undefined;
   /** The projector it will load beside it, where it is known. */
   readonly mmproj: string | undefined;
+  /** The model for speculative decoding that its options name, where its file is known. */
+  readonly draft: string | undefined;
   /** Sizes and times of the files the child will load; changes when one is replaced. Undefined where not known. */
   readonly version: string | undefined;
   /** Why the model can not be served; undefined if nothing is known against it. */

@@ -1,4 +1,5 @@
-import { rmSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { readFileSync, unlinkSync } from 'node:fs';
 import { chmod, lstat, mkdir, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -6,16 +7,27 @@ import { join } from 'node:path';
 export interface RunFile {
   readonly pid: number;
   readonly url: string;
+  /** The Unix socket to connect to, where the host in `url` is a name only. */
+  readonly socketPath?: string;
   /** A key that this run accepts besides the configured ones; absent when no key is asked for. */
   readonly apiKey?: string;
 }
 
+/** `PORT.json`; for a supervisor that listens on Unix sockets alone `unix-HASH.json`, by the path of the first. */
+export function runFileName(where: { readonly port: number } | { readonly socketPath: string }): string {
+  if ('port' in where) return `${where.port}.json`;
+  // A path itself may be longer than a file's name can be.
+  const hash = createHash('sha256').update(where.socketPath).digest('hex').slice(0, 16);
+  return `unix-${hash}.json`;
+}
+
 /**
- * Writes `PORT.json` (mode 0600) in a directory of this user's alone; returns how to remove it again.
+ * Writes a run file (mode 0600) in a directory of this user's alone; returns how to remove it again: only while it is
+ * this one and not that of another process, which may share a port.
  *
  * @throws when the directory cannot be made, or is not this user's
  */
-export async function writeRunFile(directory: string, port: number, content: RunFile): Promise<() => void> {
+export async function writeRunFile(directory: string, name: string, content: RunFile): Promise<() => void> {
   await mkdir(directory, { recursive: true, mode: 0o700 });
   const stats = await lstat(directory);
   const uid = process.getuid?.();
@@ -23,10 +35,17 @@ export async function writeRunFile(directory: string, port: number, content: Run
     throw new Error(`${directory} is not a directory of this user; remove it or set XDG_RUNTIME_DIR`);
   }
   await chmod(directory, 0o700);
-  const file = join(directory, `${port}.json`);
+  const file = join(directory, name);
   const temporary = `${file}.${process.pid}`;
-  await writeFile(temporary, `${JSON.stringify(content)}\n`, { mode: 0o600 });
+  const text = `${JSON.stringify(content)}\n`;
+  await writeFile(temporary, text, { mode: 0o600 });
   await rename(temporary, file);
   // At once, so that it can also be the last thing a process does.
-  return () => rmSync(file, { force: true });
+  return () => {
+    try {
+      if (readFileSync(file, 'utf8') === text) unlinkSync(file);
+    } catch {
+      // It is gone already, or cannot be reached; a later start on the port writes its own.
+    }
+  };
 }

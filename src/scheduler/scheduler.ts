@@ -271,6 +271,11 @@ export class Scheduler {
     };
   }
 
+  /** The processes that run. */
+  get pids(): readonly number[] {
+    return Array.from(this.#running.values(), ({ instance }) => instance.pid ?? []).flat();
+  }
+
   /** Requests holding a lease. */
   get inFlight(): number {
     let sum = 0;

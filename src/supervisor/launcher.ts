@@ -7,7 +7,7 @@ import type { LaunchDescription } from '../http/model-entry.js';
 import { childEnvironment } from '../instance/child-environment.js';
 import { Instance } from '../instance/instance.js';
 import type { OrphanGuard } from '../instance/orphan-guard.js';
-import { modelArgs, modelPreset, withoutSecrets } from '../models/argv.js';
+import { modelArgs, modelPreset, secretsApart, withoutSecrets } from '../models/argv.js';
 import type { Catalog } from '../models/catalog.js';
 import type { Model } from '../models/model.js';
 import { sameLaunch } from '../models/same-launch.js';
@@ -50,10 +50,11 @@ export class Launcher {
   launch(id: string, onChange: (instance: Instance) => void): Instance {
     const { binary, facts, env, settings, catalog, startDelayMs, guard, events, log } = this.#options;
     const model = modelOf(catalog(), id);
+    const { model: plain, environment } = secretsApart(model);
     const spec = {
       modelId: id,
-      command: (port: number) => modelArgs(model, binary, facts.table, port, env),
-      environment: this.#environment,
+      command: (port: number) => modelArgs(plain, binary, facts.table, port, env),
+      environment: { ...this.#environment, ...environment },
       apiPrefix: settings.apiPrefix,
       startDelayMs,
       loadTimeoutMs: settings.loadTimeoutMs,

@@ -178,6 +178,12 @@ export const additions = new Set([
   'memory',
   'last_used',
 ]);
+/** Of a model that is not loaded, we say the `meta` that its file tells. */
+function isAddition(key: string, entry: object): boolean {
+  const { value } = (entry as { status: { value: string } }).status;
+  return additions.has(key) || (key === 'meta' && value === 'unloaded');
+}
+
 const errorAdditions = new Set(['reason', 'model', 'last_lines']);
 
 function withoutChance(value: unknown): unknown {
@@ -188,7 +194,7 @@ function withoutChance(value: unknown): unknown {
   const isList = 'data' in value && 'object' in value;
   return Object.fromEntries(
     Object.entries(value)
-      .filter(([key]) => !(isListEntry && additions.has(key)) && !(isError && errorAdditions.has(key)))
+      .filter(([key]) => !(isListEntry && isAddition(key, value)) && !(isError && errorAdditions.has(key)))
       .filter(([key]) => !(isList && key === 'models'))
       .map(([key, item]) => [key, byChance.has(key) ? typeof item : withoutChance(item)]),
   );

@@ -42,8 +42,14 @@ describe('the list of models', () => {
       ['/models', '/v1/models'].map(async (path) => {
         const response = await rawRequest(`${service.url}${path}`);
         expect(response.headers['content-type']).toMatch(/^application\/json/);
-        const { data, ...rest } = jsonIn(response) as { data: ListEntry[]; object: string };
+        const { data, models, ...rest } = jsonIn(response) as {
+          data: ListEntry[];
+          models: { model: string }[];
+          object: string;
+        };
         expect(rest).toEqual({ object: 'list' });
+        // The web UI takes the two at the same place for one model.
+        expect(models.map(({ model }) => model)).toEqual(data.map(({ id }) => id));
         return data.map(({ created: _created, ...entry }) => entry);
       }),
     );

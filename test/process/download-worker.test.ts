@@ -91,6 +91,7 @@ describe('a worker that reports', () => {
     const run = runWorker(`echo E no space left >&2\n${failed}\n${awaitDismissal}`);
     expect(await run.outcome()).toEqual({
       kind: 'failed',
+      how: 'reported',
       message: "llama-server could not download 'me/model:Q4_0'",
       lastLines: ['E no space left', 'dismissed'],
     });
@@ -154,6 +155,7 @@ describe('a worker that ends without a result', () => {
     const run = runWorker(`echo what is wrong >&2\n${end}`);
     expect(await run.outcome()).toEqual({
       kind: 'failed',
+      how: 'exited',
       message: `the download of 'me/model:Q4_0' ${how}`,
       lastLines: ['what is wrong'],
     });
@@ -182,6 +184,7 @@ describe('a worker of which nothing is heard', () => {
     const pid = await run.pid();
     expect(await run.outcome()).toMatchObject({
       kind: 'failed',
+      how: 'silent',
       message: "nothing was heard of the download of 'me/model:Q4_0' for 0.3 s",
     });
     expect(alive(pid)).toBe(false);
@@ -194,6 +197,64 @@ describe('a worker of which nothing is heard', () => {
       silenceTimeoutMs: 1_200,
     });
     expect((await run.outcome()).kind).toBe('finished');
+  });
+});
+
+describe('a worker that is silent while bytes come', () => {
+  const waiting = 'until [ -e "$GO" ]; do sleep 0.05; done';
+
+  test('is at work: a thousandth of a large file takes its time', async () => {
+    const go = join(tempDir(), 'go');
+    let bytes = 0;
+    const run = runWorker(`${waiting}\n${finished}\n${awaitDismissal}`, {
+      silenceTimeoutMs: 100,
+      receivedBytes: () => Promise.resolve((bytes += 1)),
+      environment: { ...process.env, GO: go },
+    });
+    await eventually('it was asked for what has come a few times', () => bytes >= 4);
+    writeFileSync(go, '');
+    expect((await run.outcome()).kind).toBe('finished');
+  });
+
+  test.each([
+    ['that come no more', () => Promise.resolve(7)],
+    ['of which nobody can tell', () => Promise.reject(new Error('the disk is gone'))],
+  ])('%s is given up', async (_, receivedBytes) => {
+    const run = runWorker(waiting, { silenceTimeoutMs: 200, receivedBytes });
+    expect(await run.outcome()).toMatchObject({ kind: 'failed', how: 'silent' });
+  });
+});
+
+describe('a download that is interrupted', () => {
+  test('ends its worker at once, which has no time to remove what has come', async () => {
+    const interrupt = new AbortController();
+    const run = runWorker('echo pid $$\nread -r command && echo heard $command', {
+      interrupt: interrupt.signal,
+    });
+    const pid = await run.pid();
+    interrupt.abort();
+    expect(await run.outcome()).toEqual({
+      kind: 'interrupted',
+      message: "the download of 'me/model:Q4_0' was interrupted",
+      lastLines: [`pid ${pid}`],
+    });
+    expect(alive(pid)).toBe(false);
+  });
+
+  test('before it has begun starts nothing', async () => {
+    const run = runWorker('echo started', { interrupt: AbortSignal.abort() });
+    expect(await run.outcome()).toMatchObject({ kind: 'interrupted', lastLines: [] });
+    expect(run.lines).toEqual([]);
+  });
+});
+
+describe('the command line of a worker', () => {
+  test('begins with the subcommand that makes the unified program a server, if there is one', async () => {
+    const run = runWorker('echo "$@"; exit 1', {
+      args: ['--alias', 'me/model'],
+      environment: { PATH: process.env['PATH'], LLAMA_APP_CMD: 'serve' },
+    });
+    expect((await run.outcome()).lastLines).toEqual(['serve --alias me/model']);
   });
 });
 

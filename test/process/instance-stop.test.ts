@@ -119,14 +119,15 @@ describe('a loading child that is stopped', () => {
     await eventually('it loads', () => run.events.some(({ type }) => type === 'model.progress'));
     run.instance.stop('evicted');
     expect(run.instance.state).toMatchObject({ name: 'stopping', was: 'loading' });
-    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'evicted', exitCode: 0 });
+    // Clients that wait for the load by events, as the web UI does, take 0 for no failure of it and wait on.
+    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'evicted', exitCode: 1 });
     await run.nothingLeft();
   });
 
   test('is never started when the stop comes before it', async () => {
     const run = runInstance();
     run.instance.stop('shutdown');
-    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'shutdown', exitCode: 0 });
+    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'shutdown', exitCode: 1 });
     await run.instance.spawned;
     expect(run.instance.pid).toBeUndefined();
     expect(run.journal.all()).toEqual([]);

@@ -73,6 +73,16 @@ function directKind(entry: { isFile(): boolean; isDirectory(): boolean }): Direc
   return entry.isDirectory() ? 'directory' : 'other';
 }
 
+/** What `look` gives; undefined if that fails because the path leads to nothing. */
+export async function unlessNowhere<T>(look: () => Promise<T>): Promise<T | undefined> {
+  try {
+    return await look();
+  } catch (error) {
+    if (LEADS_NOWHERE.has(failureCode(error))) return undefined;
+    throw error;
+  }
+}
+
 /** Whether a failure with `code` says that there is nothing at the path; others leave open what is there. */
 export function isGone(code: string): boolean {
   return code === 'ENOENT' || code === 'ENOTDIR';

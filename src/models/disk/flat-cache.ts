@@ -78,6 +78,7 @@ export async function scanFlatCache(
   const candidates = flatModels(
     entries.filter(isGgufFile),
     manifests.filter((manifest) => manifest !== undefined),
+    new Set(entries.map(({ name }) => name)),
   );
   return { models: settleIds(candidates, warnings), warnings };
 }

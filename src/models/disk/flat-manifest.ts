@@ -25,6 +25,12 @@ export function isManifest({ name, kind }: DirectoryEntry): boolean {
   return kind === 'file' && NAME.test(name);
 }
 
+/** The repository, `user/repo`, of which a file is a manifest by its name; undefined if it is none. */
+export function repoOfManifest(name: string): string | undefined {
+  const [, user, repoName] = NAME.exec(name) ?? [];
+  return user === undefined || repoName === undefined ? undefined : `${user}/${repoName}`;
+}
+
 /**
  * Reads the manifest `entry`. Of one that is broken the name still tells the repository, and a line is added to
  * `warnings`. Never rejects.
@@ -34,9 +40,9 @@ export async function readManifest(
   readings: LastReadings,
   warnings: string[],
 ): Promise<FlatManifest | undefined> {
-  const [, user, repoName, tag] = NAME.exec(name) ?? [];
-  if (user === undefined || repoName === undefined || tag === undefined) return undefined;
-  const repo = `${user}/${repoName}`;
+  const repo = repoOfManifest(name);
+  const tag = NAME.exec(name)?.[3];
+  if (repo === undefined || tag === undefined) return undefined;
   try {
     const content: unknown = JSON.parse(await readings.read(path, readText));
     const model = fileIn(content, 'ggufFile');

@@ -14,7 +14,12 @@ export interface FlatModel {
   readonly draft: string | undefined;
   /** `user/repo`, if that meant this file when it was downloaded. */
   readonly aliases: readonly string[];
+  /** Whether a download left it there, as what lies beside it tells; others may have put their only copy there. */
+  readonly isDownload: boolean;
 }
+
+/** What earlier versions of llama.cpp kept beside each file they downloaded, and added to its name. */
+export const DOWNLOAD_TRACES = ['.json', '.etag', '.lastModified'] as const;
 
 /** The tag of a manifest that was asked for without one. */
 const NO_TAG = 'latest';
@@ -32,10 +37,14 @@ export interface FlatCandidate extends Omit<FlatModel, 'id'> {
   readonly ids: readonly string[];
 }
 
-/** The models among `entries`, with the companions that the manifests name, or else the nearest of the repository. */
+/**
+ * The models among `entries`, with the companions that the manifests name, or else the nearest of the repository.
+ * `names` are those of all files there.
+ */
 export function flatModels(
   entries: readonly DirectoryEntry[],
   manifests: readonly FlatManifest[],
+  names: ReadonlySet<string> = new Set(),
 ): FlatCandidate[] {
   const files = placeFiles(entries, manifests);
   // A child would not start with a companion that is a link to nowhere.
@@ -61,6 +70,7 @@ export function flatModels(
         mmproj: mmproj?.path,
         draft: nearestInBits(beside('draft'), nameOf, name)?.path,
         aliases: own.flatMap(({ repo, tag }) => (tag === NO_TAG ? repo : [])),
+        isDownload: own.length > 0 || DOWNLOAD_TRACES.some((trace) => names.has(name + trace)),
       },
     ];
   });

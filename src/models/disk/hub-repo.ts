@@ -34,6 +34,11 @@ export function repoIdOf(folder: string): string | undefined {
   return isRepoId(id) ? id : undefined;
 }
 
+/** The folder of the repository `id`: `repoIdOf` reversed. */
+export function repoFolder(id: string): string {
+  return REPO_PREFIX + id.replaceAll('/', '--');
+}
+
 /** Whether llama-server takes `id` for a repository, `user/repo`. */
 export function isRepoId(id: string): boolean {
   return id.length <= REPO_ID_MAX_LENGTH && REPO_ID.test(id) && id.split('/').length === 2;
@@ -45,13 +50,15 @@ export class HubFiles {
   readonly tags: readonly string[];
   readonly #byPath: ReadonlyMap<string, HubFile>;
   readonly #models: readonly HubFile[];
-  readonly #projectors: readonly HubFile[];
+  readonly #companions: readonly HubFile[];
   readonly #best = new Map<string | undefined, HubFile | undefined>();
 
   constructor(files: readonly HubFile[]) {
     this.#byPath = new Map(files.map((file) => [file.path, file]));
     this.#models = files.filter(({ path }) => isModelFile(path) && parseGgufName(path)?.index === 1);
-    this.#projectors = files.filter(({ path }) => path.endsWith('.gguf') && path.includes('mmproj'));
+    this.#companions = files.filter(
+      ({ path }) => path.endsWith('.gguf') && COMPANION_MARKS.some((mark) => path.includes(mark)),
+    );
     // The native router lists importance matrices, too, which its children then refuse to find.
     this.tags = [...new Set(this.#models.flatMap(({ path }) => tagOf(path) ?? []))];
   }
@@ -59,6 +66,11 @@ export class HubFiles {
   /** Whether there is a model, be it one without a tag. */
   get hasModel(): boolean {
     return this.#models.length > 0;
+  }
+
+  /** Whether there is a model that is not listed as `tag`, be it one without a tag. */
+  hasModelBesides(tag: string): boolean {
+    return this.#modelsBesides(tag).length > 0;
   }
 
   at(path: string): HubFile | undefined {
@@ -75,12 +87,46 @@ export class HubFiles {
     return this.#best.get(tag);
   }
 
-  /**
-   * The projector a child takes for `model`, one of these files: of those in its directory, or else in the nearest
-   * one above, the nearest in bits (common/download.cpp, `find_best_mmproj`).
-   */
+  /** The projector a child takes for `model`, one of these files. */
   projectorFor(model: HubFile): HubFile | undefined {
-    const above = this.#projectors.filter(({ path }) => model.path.startsWith(directoryOf(path)));
+    return this.#companionFor(model, 'mmproj');
+  }
+
+  /** All shards of the models that are listed as `tag`, be the first of them there or not. */
+  shardsOf(tag: string): HubFile[] {
+    return [...this.#byPath.values()].filter(({ path }) => isModelFile(path) && tagOf(path) === tag);
+  }
+
+  /**
+   * The projectors and drafts, all their shards, that are of no use without the models of `tag`: those that these take
+   * and no other model does, and when there is no other model, all.
+   */
+  companionsOf(tag: string): HubFile[] {
+    const others = this.#modelsBesides(tag);
+    if (others.length === 0) return [...this.#companions];
+    const own = this.#takenWith(this.#models.filter(({ path }) => tagOf(path) === tag));
+    const kept = this.#takenWith(others);
+    return this.#companions.filter(({ path }) => own.has(stemOf(path)) && !kept.has(stemOf(path)));
+  }
+
+  #modelsBesides(tag: string): HubFile[] {
+    return this.#models.filter((file) => tagOf(file.path) !== tag && !this.#companions.includes(file));
+  }
+
+  /** The stems of the companions of each kind that children take for `models`. */
+  #takenWith(models: readonly HubFile[]): ReadonlySet<string> {
+    const taken = models.flatMap((model) => COMPANION_MARKS.map((mark) => this.#companionFor(model, mark)));
+    return new Set(taken.flatMap((file) => (file === undefined ? [] : stemOf(file.path))));
+  }
+
+  /**
+   * The companion of one kind that a child takes for `model`: of those in its directory, or else in the nearest one
+   * above, the nearest in bits (common/download.cpp, `find_best_sibling`).
+   */
+  #companionFor(model: HubFile, mark: (typeof COMPANION_MARKS)[number]): HubFile | undefined {
+    const above = this.#companions.filter(
+      ({ path }) => path.includes(mark) && model.path.startsWith(directoryOf(path)),
+    );
     const deepest = Math.max(...above.map(({ path }) => directoryOf(path).length));
     const nearest = above.filter(({ path }) => directoryOf(path).length === deepest);
     return nearestInBits(nearest, ({ path }) => path, model.path);
@@ -91,6 +137,11 @@ export class HubFiles {
 function tagOf(path: string): string | undefined {
   const name = parseGgufName(path);
   return COMPANION_MARKS.some((mark) => name?.prefix.includes(mark)) ? undefined : name?.tag;
+}
+
+/** What all shards of a model have in common. */
+function stemOf(path: string): string {
+  return parseGgufName(path)?.prefix ?? path;
 }
 
 /** With its `/` at the end; empty for the snapshot itself. */

@@ -67,7 +67,7 @@ export async function readNamedDirectory(
   return named;
 }
 
-/** `name` with each byte that is not part of a UTF-8 character as `%FF`; other `%` stay as they are. */
+/** `name`, or a path, with each byte that is not part of a UTF-8 character as `%FF`; other `%` stay as they are. */
 export function escapeOddBytes(name: Buffer): string {
   let text = '';
   for (let start = 0; start < name.length;) {

@@ -60,7 +60,7 @@ export function readSection(block: PresetBlock, table: OptionTable): SectionRead
       faults.push({ line, message: removedOption(key, spelling.option) });
     } else if (spelling.option.valueCount === 2 && value.split(/[ \t]+/).length !== 2) {
       faults.push({ line, message: `'${key}' takes two values with a blank between them, not '${value}'` });
-    } else if (RESERVED_IN_PRESETS.has(spelling.option.key)) {
+    } else if (isReserved(spelling.option.key)) {
       warnings.push({ line, message: `'${key}' is the router's own and is ignored here` });
     } else {
       values.set(spelling.option, spelling.negated ? negate(value) : value);
@@ -71,6 +71,11 @@ export function readSection(block: PresetBlock, table: OptionTable): SectionRead
   warnings.push(...overridden(block.entries, origins, table));
   const { name: written, line } = block;
   return { written, name: canonicalName(written), line, values, origins, faults, warnings };
+}
+
+/** One prefix is in front of all routes, ours and the children's: a child with another would not be found. */
+function isReserved(key: string): boolean {
+  return RESERVED_IN_PRESETS.has(key) || key === 'api-prefix';
 }
 
 /** `user/repo:ud-q4_k_xl` is `user/repo:Q4_K_XL`: what follows the last colon is a quantisation tag. */

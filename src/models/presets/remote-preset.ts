@@ -1,8 +1,8 @@
 import { readFile, stat } from 'node:fs/promises';
 import { joinPath, readDirectory } from '../disk/directory.js';
 import { hubCacheDirectory, passwdHome } from '../disk/hub-cache.js';
-import { listHubRepo } from './hub-listing.js';
 import { repoIdOf } from '../disk/hub-repo.js';
+import { listHubRepo } from '../hub/hub-listing.js';
 import { readPresetLines } from './preset-lines.js';
 
 /** What stands behind `--hf-repo`. */
@@ -73,7 +73,7 @@ export async function findRemotePreset(options: RemotePresetOptions): Promise<Re
     if (cached === undefined) return { kind: 'model', warnings: [unasked] };
     return await preset(cached, [`${unasked}; its cached preset.ini is used`]);
   }
-  if (!listing.paths.includes(PRESET)) return { kind: 'model', warnings: [] };
+  if (!listing.files.some(({ path }) => path === PRESET)) return { kind: 'model', warnings: [] };
 
   const current = joinPath(folder, `snapshots/${listing.commit}/${PRESET}`);
   if (cached === current) return await preset(current, []);

@@ -5,13 +5,14 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import {
   CommandLineError,
+  NOT_INHERITED_KEYS,
   parseCommandLine,
   scanForBinary,
   type CommandLine,
 } from '../../../src/config/command-line.js';
 import { readKeyFile } from '../../../src/config/key-file.js';
 import { OptionTable, type Option, type OptionValues } from '../../../src/config/option-table.js';
-import { renderArgs, RESERVED_KEYS } from '../../../src/config/render-options.js';
+import { renderArgs } from '../../../src/config/render-options.js';
 import { scanArguments } from '../../../src/config/scan-arguments.js';
 import type { Settings } from '../../../src/config/settings.js';
 import { StartOptions } from '../../../src/config/start-options.js';
@@ -52,8 +53,9 @@ function fileOf(content: string): string {
 describe('settings', () => {
   it('without arguments are the documented defaults', () => {
     expect(parse('').settings).toEqual({
-      host: '127.0.0.1',
+      hosts: ['127.0.0.1'],
       port: 8080,
+      reusePort: false,
       modelsDir: undefined,
       modelsPreset: undefined,
       modelsMax: 4,
@@ -65,6 +67,22 @@ describe('settings', () => {
       sslKeyFile: undefined,
       sslCertFile: undefined,
       apiPrefix: '',
+      corsOrigins: undefined,
+      corsMethods: 'GET, POST, DELETE, OPTIONS',
+      corsHeaders: '*',
+      corsCredentials: true,
+      ui: true,
+      staticPath: undefined,
+      uiConfig: undefined,
+      uiConfigFile: undefined,
+      uiMcpProxy: false,
+      tools: undefined,
+      mcpServersConfig: undefined,
+      mcpServersJson: undefined,
+      agent: false,
+      offline: false,
+      hfToken: undefined,
+      defaultModel: undefined,
       llamaServer: undefined,
       demo: false,
       queueMax: 1024,
@@ -82,7 +100,13 @@ describe('settings', () => {
   });
 
   it.each<[string, Partial<Settings>]>([
-    ['--host 0.0.0.0 --port 0', { host: '0.0.0.0', port: 0 }],
+    ['--host 0.0.0.0 --port 0', { hosts: ['0.0.0.0'], port: 0 }],
+    ['--host 127.0.0.1,::1,/run/llama.sock', { hosts: ['127.0.0.1', '::1', '/run/llama.sock'] }],
+    ['--no-ui --path ./site', { ui: false, staticPath: './site' }],
+    ['--no-webui', { ui: false }],
+    ['--cors-origins localhost --no-cors-credentials', { corsOrigins: 'localhost', corsCredentials: false }],
+    ['--reuse-port --offline --default-model auto', { reusePort: true, offline: true, defaultModel: 'auto' }],
+    ['--mcp-servers-config mcp.json', { mcpServersConfig: 'mcp.json' }],
     ['--models_dir ./models --models-preset=p.ini', { modelsDir: './models', modelsPreset: 'p.ini' }],
     ['--models-max 0', { modelsMax: 0 }],
     ['--no-models-autoload', { modelsAutoload: false }],
@@ -435,9 +459,10 @@ describe('for every option of the recorded help', () => {
   });
 
   it('rendered options are read back to what renders the same', () => {
-    const notInherited = new Set([...RESERVED_KEYS, 'model', 'mmproj', 'alias', 'hf-repo', 'host', 'port']);
     const checkedByUs = new Set(['timeout', 'api-prefix']);
-    const inherited = table.options.filter(({ key }) => !notInherited.has(key) && !checkedByUs.has(key));
+    const inherited = table.options.filter(
+      ({ key }) => !NOT_INHERITED_KEYS.has(key) && !checkedByUs.has(key),
+    );
     const word = fc.string({ minLength: 1 }).filter((text) => !/\s/.test(text));
     const textFor = ({ valueCount }: Option): fc.Arbitrary<string> => {
       if (valueCount === 0) return fc.constantFrom('1', '0', 'on', 'false', '', 'no');

@@ -12,6 +12,7 @@ const model: Model = {
   offline: true,
   file: '/models/alpha.gguf',
   mmproj: undefined,
+  draft: undefined,
   version: undefined,
   problem: undefined,
   transient: false,
@@ -31,6 +32,7 @@ const unloaded: ModelStatus = {
   inFlight: 0,
   waiting: 0,
   changing: false,
+  lastUsed: undefined,
   outcome: undefined,
 };
 
@@ -51,6 +53,7 @@ function entry(status: Partial<ModelStatus> = {}, of: Partial<Model> = {}): Reco
     status: { ...unloaded, ...status },
     launch,
     facts: undefined,
+    memoryBytes: undefined,
     now: 1_700_000_000,
   });
 }

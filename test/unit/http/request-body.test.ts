@@ -3,6 +3,8 @@ import { PassThrough, Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
 import { BodyBudget } from '../../../src/http/body-budget.js';
 import { readBody, type RequestBody } from '../../../src/http/request-body.js';
+import { eventually } from '../../helpers/eventually.js';
+import { tempDir } from '../../helpers/temp-dir.js';
 
 /** What stands in for a request: a stream to write the body into, with headers. */
 function request(headers: Record<string, string> = {}): PassThrough & IncomingMessage {
@@ -20,12 +22,17 @@ async function sentBytes(body: RequestBody): Promise<Buffer> {
 interface ReadOptions {
   maxBytes?: number;
   budget?: BodyBudget;
+  /** What bodies may fill on the disk; without it, none goes there. */
+  disk?: BodyBudget;
+  directory?: string;
   onChunk?: (chunk: Buffer) => void;
 }
 
 function read(incoming: IncomingMessage, options: ReadOptions = {}): Promise<RequestBody> {
   const { maxBytes = 1_000_000, budget = new BodyBudget(10_000_000), onChunk = () => undefined } = options;
-  return readBody(incoming, { maxBytes, budget }, onChunk);
+  const { disk, directory = tempDir() } = options;
+  const spooling = disk && { directory, budget: disk };
+  return readBody(incoming, { maxBytes, budget, spooling }, onChunk);
 }
 
 /** Pieces of the sizes, each of a byte of its own. */
@@ -153,5 +160,100 @@ describe('readBody', () => {
     incoming.destroy(error);
     await expect(reading).rejects.toMatchObject({ code: 'client_gone' });
     expect(budget.heldBytes).toBe(0);
+  });
+});
+
+describe('a large form', () => {
+  const MiB = 1024 * 1024;
+  const form = { 'content-type': 'multipart/form-data; boundary=b' };
+
+  /** Writes the pieces as fast as they are taken. */
+  async function sendTo(incoming: PassThrough, sent: readonly Buffer[]): Promise<void> {
+    for (const piece of sent) {
+      if (!incoming.write(piece)) await new Promise((resolve) => incoming.once('drain', resolve));
+    }
+    incoming.end();
+  }
+
+  it('is read into a file, with a mebibyte and a piece of it in memory at most', async () => {
+    const [budget, disk] = [new BodyBudget(10 * MiB), new BodyBudget(100 * MiB)];
+    let mostHeld = 0;
+    let shown = 0;
+    const onChunk = (chunk: Buffer) => {
+      mostHeld = Math.max(mostHeld, budget.heldBytes);
+      shown += chunk.length;
+    };
+    const incoming = request(form);
+    const reading = read(incoming, { maxBytes: 50 * MiB, budget, disk, onChunk });
+    const sent = pieces([
+      ...Array.from({ length: 3_000 }, () => 1),
+      ...Array.from({ length: 300 }, () => 70_000),
+    ]);
+    await sendTo(incoming, sent);
+    const body = await reading;
+    const whole = Buffer.concat(sent);
+    expect([body.bytes, shown]).toEqual([whole.length, whole.length]);
+    expect(mostHeld).toBeLessThanOrEqual(MiB + 70_000);
+    expect([budget.heldBytes, disk.heldBytes]).toEqual([0, whole.length]);
+    for (let time = 0; time < 2; time++) expect((await sentBytes(body)).equals(whole)).toBe(true);
+    body.release();
+    body.release();
+    expect(disk.heldBytes).toBe(0);
+  });
+
+  it.each([
+    ['a form of a mebibyte', form, MiB],
+    ['JSON of any size', { 'content-type': 'application/json' }, 5 * MiB],
+    ['a body of no type', {}, 5 * MiB],
+  ])('is not what %s is, which is held in memory', async (_what, headers, bytes) => {
+    const [budget, disk] = [new BodyBudget(10 * MiB), new BodyBudget(100 * MiB)];
+    const incoming = request(headers);
+    const reading = read(incoming, { maxBytes: 50 * MiB, budget, disk });
+    await sendTo(incoming, pieces([bytes - 1, 1]));
+    const body = await reading;
+    expect([budget.heldBytes, disk.heldBytes]).toEqual([bytes, 0]);
+    body.release();
+    expect(budget.heldBytes).toBe(0);
+  });
+
+  it('is taken from its client no faster than the disk takes it', async () => {
+    const [budget, disk] = [new BodyBudget(10 * MiB), new BodyBudget(100 * MiB)];
+    const heldWith: number[] = [];
+    const incoming = request(form);
+    const onChunk = () => heldWith.push(budget.heldBytes);
+    const reading = read(incoming, { maxBytes: 50 * MiB, budget, disk, onChunk });
+    await sendTo(incoming, pieces([2 * MiB, 3 * MiB, 2 * MiB]));
+    const body = await reading;
+    // What came before had left the memory each time.
+    expect(heldWith).toEqual([2 * MiB, 3 * MiB, 2 * MiB]);
+    body.release();
+  });
+
+  it.each([
+    ['is too large', { maxBytes: 3 * MiB }, 'body_too_large'],
+    ['finds no room on the disk', { disk: new BodyBudget(3 * MiB) }, 'body_memory_full'],
+    ['finds no directory', { directory: '/there/is/no/such/directory' }, 'internal'],
+  ])('that %s is refused, and gives back what it took of both', async (_why, options, code) => {
+    const [budget, disk] = [new BodyBudget(10 * MiB), new BodyBudget(100 * MiB)];
+    const given = { maxBytes: 50 * MiB, budget, disk, ...options };
+    const incoming = request(form);
+    const reading = read(incoming, given);
+    const refused = expect(reading).rejects.toMatchObject({ code });
+    // Whatever is still sent is read, so that the refusal reaches its client.
+    reading.catch(() => incoming.resume());
+    await sendTo(incoming, pieces([2 * MiB, 1.5 * MiB, 2 * MiB]));
+    await refused;
+    await eventually('all is given back', () => budget.heldBytes + given.disk.heldBytes === 0);
+  });
+
+  it('whose client leaves while it is written gives back what it took of both', async () => {
+    const [budget, disk] = [new BodyBudget(10 * MiB), new BodyBudget(100 * MiB)];
+    const incoming = request(form);
+    const reading = read(incoming, { maxBytes: 50 * MiB, budget, disk });
+    incoming.write(Buffer.alloc(2 * MiB));
+    await eventually('it is being written', () => disk.heldBytes > 0);
+    incoming.destroy();
+    await expect(reading).rejects.toMatchObject({ code: 'client_gone' });
+    await eventually('all is given back', () => budget.heldBytes + disk.heldBytes === 0);
   });
 });

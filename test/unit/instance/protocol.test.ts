@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { exitCommand, parseChildLine } from '../../../src/instance/protocol.js';
+import { exitCommand, parseChildLine, parseWorkerLine } from '../../../src/instance/protocol.js';
 
 const prefix = 'cmd_child_to_router:state:';
 
@@ -79,6 +79,41 @@ describe('a log line', () => {
         }
       }),
     );
+  });
+});
+
+describe('a line of a download worker', () => {
+  const line = (payload: unknown, state = 'downloading'): string =>
+    prefix + JSON.stringify({ state, payload });
+
+  test('tells how far a file is; a size of 0 is one that is not known', () => {
+    expect(parseWorkerLine(line({ url: 'http://hub/a', downloaded: 5, total: 0 }))).toEqual({
+      kind: 'progress',
+      progress: { url: 'http://hub/a', downloadedBytes: 5, totalBytes: 0 },
+    });
+  });
+
+  test.each([
+    ['download_finished', true],
+    ['download_failed', false],
+  ])('tells the result: %s', (result, ok) => {
+    expect(parseWorkerLine(line({ result }))).toEqual({ kind: 'result', ok });
+  });
+
+  test.each([
+    ['of no file', line({ downloaded: 5, total: 10 })],
+    ['with numbers that are none', line({ url: 'http://hub/a', downloaded: '5', total: 10 })],
+    ['with another result', line({ result: 'download_paused' })],
+    ['without a payload', line(null)],
+    ['of another state', line({ result: 'download_finished' }, 'loading')],
+    ['that is cut', line({ result: 'download_finished' }).slice(0, -1)],
+    ['that does not begin its line', ` ${line({ result: 'download_finished' })}`],
+  ])('%s is a line of its log', (_what, text) => {
+    expect(parseWorkerLine(text)).toBeUndefined();
+  });
+
+  test('is no message of a child with a model', () => {
+    expect(parseChildLine(line({ result: 'download_finished' }))).toBeUndefined();
   });
 });
 

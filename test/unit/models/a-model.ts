@@ -11,6 +11,7 @@ export function aModel(id: string, fields: Partial<Model> = {}): Model {
     offline: false,
     file: `/models/${id}.gguf`,
     mmproj: undefined,
+    draft: undefined,
     version: '24@1',
     problem: undefined,
     transient: false,

@@ -25,13 +25,16 @@ function build({ cache = {}, flatCaches = [], modelsDirs = [], preset = [], base
   return buildCatalog({
     cache: new HubCache(repos, []),
     flatCaches: flatCaches.map((models) => ({
-      models: models.map(({ id = '', file = `/flat/${id}.gguf`, mmproj, draft, aliases = [] }) => ({
-        id,
-        file,
-        mmproj,
-        draft,
-        aliases,
-      })),
+      models: models.map(
+        ({ id = '', file = `/flat/${id}.gguf`, mmproj, draft, aliases = [], isDownload = true }) => ({
+          id,
+          file,
+          mmproj,
+          draft,
+          aliases,
+          isDownload,
+        }),
+      ),
       warnings: [],
     })),
     modelsDirs: modelsDirs.map((models) => ({
@@ -213,7 +216,7 @@ describe('a model of a flat cache', () => {
   const file = '/flat/org/a:Q4_0.gguf';
   const flatOptions = { model: file, mmproj: '/flat/mmproj.gguf', 'model-draft': '/flat/draft.gguf' };
 
-  it('is started by its file, has its alias, and cannot be removed', () => {
+  it('is started by its file, has its alias, and can be removed', () => {
     const model = get(build({ flatCaches }), 'org/a');
     expect(byKey(model.options)).toEqual(flatOptions);
     expect(model).toMatchObject({
@@ -222,9 +225,18 @@ describe('a model of a flat cache', () => {
       source: 'cache',
       file,
       mmproj: '/flat/mmproj.gguf',
-      canRemove: false,
+      canRemove: true,
       offline: false,
     });
+  });
+
+  it('that no download left there cannot be removed: it may be the only copy', () => {
+    const catalog = build({ flatCaches: [[{ id: 'own', isDownload: false }]] });
+    expect(get(catalog, 'own').canRemove).toBe(false);
+  });
+
+  it('cannot be removed while a section speaks of it', () => {
+    expect(get(build({ flatCaches, preset: ['[org/a:Q4_0]', 'c = 1'] }), 'org/a:Q4_0').canRemove).toBe(false);
   });
 
   it('is listed once when the hub cache holds it too, as that has it, and keeps its alias', () => {

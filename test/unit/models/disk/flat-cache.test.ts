@@ -123,6 +123,19 @@ describe('ids without a manifest', () => {
   });
 });
 
+it.each([
+  ['its manifest', 'manifest=a=b=latest.json', manifest('x-Q4_0.gguf')],
+  ['where it came from, written beside it', 'a_b_x-Q4_0.gguf.json', '{}'],
+  ['the tag of the answer that brought it, written beside it', 'a_b_x-Q4_0.gguf.etag', '"0"'],
+])('a model was downloaded if there is %s', async (_what, name, content) => {
+  const files = ['a_b_x-Q4_0.gguf', 'a_b_x-Q8_0.gguf'];
+  const { models } = await scan(files, { [name]: content });
+  expect(models.map(({ id, isDownload }) => [id, isDownload])).toEqual([
+    ['a/b:Q4_0', true],
+    ['a/b:Q8_0', false],
+  ]);
+});
+
 describe('ids with a manifest', () => {
   it('have its user and repository, and its latest gives the alias of the repository alone', async () => {
     const { models, warnings } = await scan(
@@ -176,6 +189,7 @@ describe('ids with a manifest', () => {
         mmproj: undefined,
         draft: undefined,
         aliases: ['a/b'],
+        isDownload: true,
       },
     ]);
   });
