@@ -10,6 +10,7 @@ import { RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
+import { spoolingFor } from './http/body-spool.js';
 import { Conversations } from './http/conversations.js';
 import { corsPolicy } from './http/cors.js';
 import { EventFeed } from './http/event-stream.js';
@@ -163,7 +164,11 @@ export class Supervisor {
       facts: (model) => catalog.facts(model),
       reload: () => reloadAll(keys, tls, catalog),
       scheduler,
-      bodyLimits: { maxBytes: settings.bodyMaxBytes, budget: new BodyBudget(settings.bodyMemoryMaxBytes) },
+      bodyLimits: {
+        maxBytes: settings.bodyMaxBytes,
+        budget: new BodyBudget(settings.bodyMemoryMaxBytes),
+        spooling: spoolingFor(settings.bodyMaxBytes),
+      },
       conversations: new Conversations(),
       defaultModel: settings.defaultModel,
       fakeDelayMs: fakeTiming ? fakeDelayMs : 0,

@@ -27,8 +27,9 @@ export class AssetAnswer implements Dispatcher.DispatchHandler {
   readonly #options: AssetAnswerOptions;
   #refusal: number | undefined;
   #gunzip: Gunzip | undefined;
+  #rawHeaders: string[] = [];
   /** What the relay takes for the controller. */
-  #adapted: Controller | undefined;
+  #stage!: Controller;
 
   constructor(relay: Relay, options: AssetAnswerOptions) {
     this.#relay = relay;
@@ -41,7 +42,8 @@ export class AssetAnswer implements Dispatcher.DispatchHandler {
   }
 
   onRequestStart(controller: Controller): void {
-    this.#relay.onRequestStart(controller);
+    this.#stage = this.#stageBefore(controller);
+    this.#relay.onRequestStart(this.#stage);
   }
 
   onResponseStart(
@@ -56,14 +58,11 @@ export class AssetAnswer implements Dispatcher.DispatchHandler {
       return;
     }
     const decompress = this.#options.decompress && headers['content-encoding'] === 'gzip';
-    const raw = this.#headers(asStrings(controller.rawHeaders), { decompress });
+    this.#rawHeaders = this.#adapt(asStrings(controller.rawHeaders), { decompress });
     if (decompress && this.#options.hasBody && statusCode !== 304) this.#gunzip = this.#open(controller);
-    this.#adapted = adapt(controller, raw, this.#gunzip, (reason) =>
-      this.onResponseError(controller, reason),
-    );
     const length = decompress ? undefined : headers['content-length'];
     this.#relay.onResponseStart(
-      this.#adapted,
+      this.#stage,
       statusCode,
       { ...headers, 'content-length': length },
       statusMessage,
@@ -71,7 +70,7 @@ export class AssetAnswer implements Dispatcher.DispatchHandler {
   }
 
   onResponseData(controller: Controller, chunk: Buffer): void {
-    if (!this.#gunzip) this.#relay.onResponseData(this.#adapted ?? controller, chunk);
+    if (!this.#gunzip) this.#relay.onResponseData(this.#stage, chunk);
     else if (!this.#gunzip.write(chunk)) controller.pause();
   }
 
@@ -87,17 +86,41 @@ export class AssetAnswer implements Dispatcher.DispatchHandler {
 
   #open(controller: Controller): Gunzip {
     const gunzip = createGunzip();
-    gunzip.on('data', (chunk: Buffer) => this.#relay.onResponseData(this.#adapted ?? controller, chunk));
+    gunzip.on('data', (chunk: Buffer) => this.#relay.onResponseData(this.#stage, chunk));
     gunzip.on('drain', () => controller.resume());
     gunzip.on('end', () => this.#relay.onResponseEnd());
-    gunzip.on('error', (error) => {
-      controller.abort(error);
-      this.onResponseError(controller, error);
-    });
+    gunzip.on('error', (error) => this.#stage.abort(error));
     return gunzip;
   }
 
-  #headers(raw: readonly string[], { decompress }: { decompress: boolean }): string[] {
+  /** The controller with other headers, and with the decompression between it and the relay. */
+  #stageBefore(controller: Controller): Controller {
+    // Getters have a `this` of their own.
+    const headers = (): string[] => this.#rawHeaders;
+    return {
+      get aborted() {
+        return controller.aborted;
+      },
+      get paused() {
+        return controller.paused;
+      },
+      get reason() {
+        return controller.reason;
+      },
+      get rawHeaders() {
+        return headers();
+      },
+      abort: (reason) => {
+        controller.abort(reason);
+        // The helper may have said all: what is yet to be decompressed is then for nobody.
+        if (this.#gunzip) this.onResponseError(controller, reason);
+      },
+      pause: () => (this.#gunzip ?? controller).pause(),
+      resume: () => (this.#gunzip ?? controller).resume(),
+    };
+  }
+
+  #adapt(raw: readonly string[], { decompress }: { decompress: boolean }): string[] {
     const headers: string[] = [];
     for (let i = 0; i + 1 < raw.length; i += 2) {
       const name = raw[i] ?? '';
@@ -121,40 +144,6 @@ export class AssetAnswer implements Dispatcher.DispatchHandler {
     }
     return headers;
   }
-}
-
-/** The controller as the relay needs it: with other headers, and with the decompression between it and the child. */
-function adapt(
-  controller: Controller,
-  rawHeaders: string[],
-  gunzip: Gunzip | undefined,
-  onAbort: (reason: Error) => void,
-): Controller {
-  return {
-    get aborted() {
-      return controller.aborted;
-    },
-    get paused() {
-      return controller.paused;
-    },
-    get reason() {
-      return controller.reason;
-    },
-    rawHeaders,
-    abort(reason) {
-      controller.abort(reason);
-      // The child may have said all; what is yet to be decompressed is then for nobody.
-      if (gunzip) onAbort(reason);
-    },
-    pause() {
-      if (gunzip) gunzip.pause();
-      else controller.pause();
-    },
-    resume() {
-      if (gunzip) gunzip.resume();
-      else controller.resume();
-    },
-  };
 }
 
 function asStrings(rawHeaders: Controller['rawHeaders']): string[] {

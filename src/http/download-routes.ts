@@ -176,7 +176,7 @@ async function nameInBody({ env: { incoming } }: Context<HttpEnv>, limits: BodyL
   const scanner = modelScannerFor(undefined);
   const body = await readBody(incoming, limits, (chunk) => scanner.push(chunk));
   body.release();
-  const name = await scanner.end();
+  const name = scanner.end();
   switch (name.kind) {
     case 'found':
       return name.name;

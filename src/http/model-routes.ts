@@ -140,5 +140,5 @@ async function modelName(
     onChunk(chunk);
   });
   body.release();
-  return requireName(await scanner.end());
+  return requireName(scanner.end());
 }

@@ -64,7 +64,7 @@ export function proxyByBody(options: ProxyOptions) {
       const { defaultModel } = options;
       const catalog = options.catalog();
       const isEmpty = body.bytes === 0 && defaultModel !== undefined;
-      const found = isEmpty ? ({ kind: 'missing' } as const) : await scanner.end();
+      const found = isEmpty ? ({ kind: 'missing' } as const) : scanner.end();
       const model = findModel(catalog, nameForPost(found, { catalog, defaultModel, url: incoming.url }));
       trace.model = model.id;
       const autoload = autoloadIn(incoming.url) ?? options.autoload;

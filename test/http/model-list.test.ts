@@ -79,7 +79,6 @@ describe('the list of models', () => {
       in_flight: 0,
       waiting: 0,
     });
-    expect(entry).not.toHaveProperty('meta');
     const now = Date.now() / 1000;
     expect(entry['created']).toBeGreaterThan(now - 30);
     expect(entry['created']).toBeLessThanOrEqual(now);

@@ -1,7 +1,5 @@
 import { JsonModelScanner, type ModelName } from './json-scanner.js';
-import { MultipartModelScanner } from './multipart-scanner.js';
-
-const MULTIPART = /^\s*multipart\/form-data\s*(?:;|$)/i;
+import { isMultipartForm, MultipartModelScanner } from './multipart-scanner.js';
 
 export type { ModelName } from './json-scanner.js';
 
@@ -10,7 +8,7 @@ export interface ModelScanner {
   /** Takes the next bytes of the body, cut anywhere. They are not kept. */
   push(chunk: Buffer): void;
   /** The answer, once the whole body has been pushed. */
-  end(): ModelName | Promise<ModelName>;
+  end(): ModelName;
 }
 
 /**
@@ -18,6 +16,6 @@ export interface ModelScanner {
  * llama-server does: `curl -d` calls its JSON application/x-www-form-urlencoded.
  */
 export function modelScannerFor(contentType: string | undefined): ModelScanner {
-  if (contentType !== undefined && MULTIPART.test(contentType)) return new MultipartModelScanner(contentType);
+  if (contentType !== undefined && isMultipartForm(contentType)) return new MultipartModelScanner(contentType);
   return new JsonModelScanner();
 }
