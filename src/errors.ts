@@ -36,6 +36,7 @@ const catalogue = {
   model_not_running: { status: 400, type: 'invalid_request_error' },
   model_downloading: { status: 400, type: 'invalid_request_error' },
   model_not_removable: { status: 400, type: 'invalid_request_error' },
+  remove_failed: { status: 500, type: 'server_error' },
   model_exists: { status: 400, type: 'invalid_request_error' },
   hub_name_invalid: { status: 400, type: 'invalid_request_error' },
   hub_not_found: { status: 404, type: 'not_found_error' },

@@ -22,6 +22,7 @@ const wire: Record<ErrorCode, [status: number, type: string]> = {
   model_not_running: [400, 'invalid_request_error'],
   model_downloading: [400, 'invalid_request_error'],
   model_not_removable: [400, 'invalid_request_error'],
+  remove_failed: [500, 'server_error'],
   model_exists: [400, 'invalid_request_error'],
   hub_name_invalid: [400, 'invalid_request_error'],
   hub_not_found: [404, 'not_found_error'],

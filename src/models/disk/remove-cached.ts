@@ -105,7 +105,7 @@ function failure({ id }: Model, cause: unknown, { removed }: Removed): RouterErr
     removed.length === 0
       ? 'nothing was removed'
       : `already removed: ${removed.map((path) => `'${path}'`).join(', ')}`;
-  return new RouterError('internal', `model name=${id} cannot be removed: ${why}; ${before}`, {
+  return new RouterError('remove_failed', `model name=${id} cannot be removed: ${why}; ${before}`, {
     model: id,
     cause,
   });

@@ -209,6 +209,28 @@ describe('the projector that a child will load', () => {
   });
 });
 
+describe('the draft that a child will load', () => {
+  const draftOf = (...lines: string[]): string | undefined =>
+    get(
+      build({ cache: { 'org/d': ['d-Q8_0.gguf', 'd-F16.gguf'] }, preset: ['[m]', 'model = m', ...lines] }),
+      'm',
+    ).draft;
+
+  it.each([
+    ['none, where none is named', [], undefined],
+    ['that of its path', ['model-draft = d.gguf'], 'd.gguf'],
+    ['that of its repository', ['hf-repo-draft = org/d'], '/cache/org/d/d-Q8_0.gguf'],
+    [
+      'that of its repository and file',
+      ['hf-repo-draft = org/d', 'model-draft = d-F16.gguf'],
+      '/cache/org/d/d-F16.gguf',
+    ],
+    ['none that is here, where it is still to be downloaded', ['hf-repo-draft = org/other'], undefined],
+  ])('is %s', (_which, lines, expected) => {
+    expect(draftOf(...lines)).toBe(expected);
+  });
+});
+
 describe('a model of a flat cache', () => {
   const flatCaches = [
     [{ id: 'org/a:Q4_0', mmproj: '/flat/mmproj.gguf', draft: '/flat/draft.gguf', aliases: ['org/a'] }],

@@ -361,6 +361,19 @@ describe('what a child loads besides its model', () => {
     expect(await problemOf(`${key} = ${writeFile(join(tempDir(), 'x.gguf'))}`)).toBeUndefined();
   });
 
+  it('must be whole, too, where it is a draft of a repository in the cache', async () => {
+    const cache = tempDir();
+    writeRepo(cache, 'o/d', ['d-Q8_0.gguf']);
+    const model = writeFile(join(tempDir(), 'm.gguf'));
+    const presetFiles = [
+      writeFile(join(tempDir(), 'p.ini'), `[m]\nmodel = ${model}\nhf-repo-draft = o/d:Q8_0`),
+    ];
+    const look = () => discover({ env: { LLAMA_CACHE: cache }, presetFiles });
+    expect(problemsIn(await look())).toEqual({ m: undefined, 'o/d:Q8_0': undefined });
+    writeFile(join(cache, 'models--o--d/blobs/d-Q8_0.gguf'), '');
+    expect((await look()).resolve('m')?.problem).toMatch(/d-Q8_0\.gguf' is empty$/);
+  });
+
   it.each([
     ['a projector that is downloaded to there', 'mmproj', 'mmproj-url = http://localhost/x.gguf'],
     ['a draft of a repository, in which it is named', 'model-draft', 'hf-repo-draft = o/d'],

@@ -18,8 +18,10 @@ vi.mock(import('node:fs/promises'), async (importOriginal) => {
 });
 afterEach(mend);
 
-/** A few seconds' worth; REMOVALS=5000 after a change of the removal meets what is rare as well. */
-const removals = Number(process.env['REMOVALS'] ?? 150);
+/** A few seconds' worth; REMOVALS=2000 after a change of the removal meets what is rare as well. */
+const removals = Number(process.env['REMOVALS'] ?? 60);
+
+const timeoutMs = 60_000 + 500 * removals;
 
 const REPO = 'models--org--a';
 const COMMITS = ['a', 'b', 'c'].map((digit) => digit.repeat(40));
@@ -251,68 +253,77 @@ async function pick(cache: string, choice: number) {
   return { catalog, model: own[choice % Math.max(1, own.length)] };
 }
 
-it('exactly the files of the model go, and all others stay as they are, byte for byte', async () => {
-  let count = 0;
-  await fc.assert(
-    fc.asyncProperty(repository, fc.nat(), async (repo, choice) => {
-      const cache = write(repo);
-      const { catalog, model } = await pick(cache, choice);
-      fc.pre(model !== undefined);
-      count++;
-      const before = listing(cache);
-      const caches = { hub: cache, flat: [cache] };
-      const { removed, freedBytes } = await removeFromCache(model, caches, catalog.models);
-      const after = listing(cache);
-      const expected = expectedAfter(repo, model.id.split(':')[1] ?? '', before);
-      expect([...after.keys()].sort()).toEqual([...expected.keys()].sort());
-      expect(after).toEqual(expected);
+it(
+  'exactly the files of the model go, and all others stay as they are, byte for byte',
+  { timeout: timeoutMs },
+  async () => {
+    let count = 0;
+    await fc.assert(
+      fc.asyncProperty(repository, fc.nat(), async (repo, choice) => {
+        const cache = write(repo);
+        const { catalog, model } = await pick(cache, choice);
+        fc.pre(model !== undefined);
+        count++;
+        const before = listing(cache);
+        const caches = { hub: cache, flat: [cache] };
+        const { removed, freedBytes } = await removeFromCache(model, caches, catalog.models);
+        const after = listing(cache);
+        const expected = expectedAfter(repo, model.id.split(':')[1] ?? '', before);
+        expect([...after.keys()].sort()).toEqual([...expected.keys()].sort());
+        expect(after).toEqual(expected);
 
-      const gone = [...before].filter(([path, what]) => !after.has(path) && what !== 'a directory');
-      const inBytes = (path: string): string => Buffer.from(relative(cache, path)).toString('latin1');
-      expect(removed.map(inBytes).sort()).toEqual(gone.map(([path]) => path).sort());
-      const names = new Set<string>();
-      let sizes = 0;
-      for (const [path, what] of gone) {
-        // Hard links of a file hold its room once, and blobs are in the list of what has gone when that is free.
-        if (what.startsWith('-> ') || (repo.made === 'hard links' && path.includes('/snapshots/'))) continue;
-        names.add(path);
-        sizes += what.length;
-      }
-      expect(freedBytes).toBe(sizes);
+        const gone = [...before].filter(([path, what]) => !after.has(path) && what !== 'a directory');
+        const inBytes = (path: string): string => Buffer.from(relative(cache, path)).toString('latin1');
+        expect(removed.map(inBytes).sort()).toEqual(gone.map(([path]) => path).sort());
+        const names = new Set<string>();
+        let sizes = 0;
+        for (const [path, what] of gone) {
+          // Hard links of a file hold its room once, and blobs are in the list of what has gone when that is free.
+          if (what.startsWith('-> ') || (repo.made === 'hard links' && path.includes('/snapshots/')))
+            continue;
+          names.add(path);
+          sizes += what.length;
+        }
+        expect(freedBytes).toBe(sizes);
 
-      const listed = problemsIn(await catalogOf(cache));
-      expect(listed).not.toHaveProperty([model.id]);
-      expect(listed).toMatchObject(
-        Object.fromEntries(Object.entries(problemsIn(catalog)).filter(([id]) => id !== model.id)),
-      );
-    }),
-    { numRuns: removals },
-  );
-  expect(count).toBeGreaterThan(removals / 2);
-});
+        const listed = problemsIn(await catalogOf(cache));
+        expect(listed).not.toHaveProperty([model.id]);
+        expect(listed).toMatchObject(
+          Object.fromEntries(Object.entries(problemsIn(catalog)).filter(([id]) => id !== model.id)),
+        );
+      }),
+      { numRuns: removals },
+    );
+    expect(count).toBeGreaterThan(removals / 2);
+  },
+);
 
-it('when the disk fails in the middle, no model is listed that is half there', async () => {
-  let failures = 0;
-  await fc.assert(
-    fc.asyncProperty(repository, fc.nat(), fc.nat({ max: 6 }), async (repo, choice, after) => {
-      const cache = write(repo);
-      const { catalog, model } = await pick(cache, choice);
-      fc.pre(model !== undefined);
-      failUnlinksAfter(after);
-      const removal = removeFromCache(model, { hub: cache, flat: [cache] }, catalog.models);
-      const failure = await removal.then(
-        () => undefined,
-        (error: unknown) => error,
-      );
-      mend();
-      if (failure !== undefined) failures++;
-      const before = problemsIn(catalog);
-      const listed = problemsIn(await catalogOf(cache));
-      const { [model.id]: ownBefore, ...othersBefore } = before;
-      expect(listed).toMatchObject(othersBefore);
-      if (model.id in listed) expect(listed[model.id]).toBe(ownBefore);
-    }),
-    { numRuns: removals },
-  );
-  expect(failures).toBeGreaterThan(removals / 4);
-});
+it(
+  'when the disk fails in the middle, no model is listed that is half there',
+  { timeout: timeoutMs },
+  async () => {
+    let failures = 0;
+    await fc.assert(
+      fc.asyncProperty(repository, fc.nat(), fc.nat({ max: 6 }), async (repo, choice, after) => {
+        const cache = write(repo);
+        const { catalog, model } = await pick(cache, choice);
+        fc.pre(model !== undefined);
+        failUnlinksAfter(after);
+        const removal = removeFromCache(model, { hub: cache, flat: [cache] }, catalog.models);
+        const failure = await removal.then(
+          () => undefined,
+          (error: unknown) => error,
+        );
+        mend();
+        if (failure !== undefined) failures++;
+        const before = problemsIn(catalog);
+        const listed = problemsIn(await catalogOf(cache));
+        const { [model.id]: ownBefore, ...othersBefore } = before;
+        expect(listed).toMatchObject(othersBefore);
+        if (model.id in listed) expect(listed[model.id]).toBe(ownBefore);
+      }),
+      { numRuns: removals },
+    );
+    expect(failures).toBeGreaterThan(removals / 4);
+  },
+);

@@ -127,13 +127,15 @@ describe('of the hub cache', () => {
 
   it('what broken downloads left of its blobs goes, and that of others stays', async () => {
     const cache = tempDir();
-    writeRepo(cache, 'org/a', ['a-Q4_0.gguf', 'a-Q8_0.gguf']);
+    const snapshot = writeRepo(cache, 'org/a', ['a-Q4_0.gguf', 'a-Q8_0.gguf']);
     const left = ['a-Q4_0.gguf.downloadInProgress', 'a-Q4_0.gguf.incomplete', 'a-Q4_0.gguf.etag'];
     for (const name of [...left, 'a-Q8_0.gguf.downloadInProgress', 'a-Q4_0.gguf.other']) {
       writeFile(join(cache, A, 'blobs', name), 'x');
     }
+    // One of them is in truth a file of the repository.
+    writeLink(join(snapshot, 'x.etag'), '../../blobs/a-Q4_0.gguf.etag');
     expect(await goneAfter(cache, 'org/a:Q4_0')).toEqual(
-      inA(...links('a-Q4_0.gguf'), ...blobs('a-Q4_0.gguf', ...left)),
+      inA(...links('a-Q4_0.gguf'), ...blobs('a-Q4_0.gguf', ...left.slice(0, 2))),
     );
   });
 
@@ -509,7 +511,7 @@ describe('what cannot be removed', () => {
     const [first = '', second = ''] = shards.map((shard) => join(snapshot, shard));
     failAt(second, 'EPERM', 'unlink');
     await expect(remove(cache, 'org/a:Q4_0')).rejects.toMatchObject({
-      code: 'internal',
+      code: 'remove_failed',
       message: `model name=org/a:Q4_0 cannot be removed: '${second}': EPERM; already removed: '${first}'`,
       cause: { cause: { code: 'EPERM' } },
     });
@@ -529,7 +531,7 @@ describe('what cannot be removed', () => {
     ] as const) {
       failAt(path, code, operation);
       await expect(remove(cache, 'org/a:Q4_0')).rejects.toMatchObject({
-        code: 'internal',
+        code: 'remove_failed',
         message: expect.stringMatching(new RegExp(`${message}.*; nothing was removed$`)) as string,
       });
       mend();
