@@ -78,7 +78,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   });
   const config = await readNativeConfig(env, facts.table);
   const commandLine = parseCommandLine(args, facts.table, env, config);
-  const { settings, childOptions, warnings, directModel, directQuery, nativeArgs } = commandLine;
+  const { settings, childOptions, helperArgs, warnings, directModel, directQuery, nativeArgs } = commandLine;
   const remote = directModel ? await remotePreset(commandLine, found.path, facts, env) : undefined;
   if ((directModel && remote?.kind !== 'preset') || directQuery) {
     for (const warning of remote?.warnings ?? []) process.stderr.write(`llama-supervisor: ${warning}\n`);
@@ -93,6 +93,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   const supervisor = await Supervisor.start({
     settings: remote?.kind === 'preset' ? { ...settings, modelsPreset: remote.file } : settings,
     childOptions,
+    helperArgs,
     binary: found.path,
     facts,
     env,

@@ -14,12 +14,15 @@ import { spoolingFor } from './http/body-spool.js';
 import { Conversations } from './http/conversations.js';
 import { corsPolicy } from './http/cors.js';
 import { EventFeed } from './http/event-stream.js';
+import { helperFeatures } from './http/helper-routes.js';
 import { RequestTracer } from './http/request-trace.js';
 import { LiveKeys } from './http/live-keys.js';
 import { routerProps } from './http/router-props.js';
 import { endpointName, Listeners, type Endpoint } from './http/listening.js';
 import { createServer } from './http/server.js';
+import { readWebUiSettings } from './http/web-ui-settings.js';
 import { TlsFiles } from './http/tls-files.js';
+import { HelperChild } from './instance/helper-child.js';
 import { OrphanGuard } from './instance/orphan-guard.js';
 import { ProcessMemory } from './instance/process-memory.js';
 import type { Catalog } from './models/catalog.js';
@@ -42,6 +45,8 @@ export interface SupervisorOptions {
   readonly settings: Settings;
   /** Options of the command line that every model inherits. */
   readonly childOptions: OptionValues;
+  /** Arguments of the llama-server that serves the web UI and tools. */
+  readonly helperArgs: readonly string[];
   /** Path of the llama-server that runs the models. */
   readonly binary: string;
   readonly facts: LlamaServerFacts;
@@ -59,6 +64,9 @@ const fakeDelayMs = 2_000;
 /** How long clients get to read the last of their answers when everything else has ended. */
 const lastAnswersMs = 1_000;
 
+/** How long the helper may take to exit, which has nothing to finish by then. */
+const helperStopMs = 5_000;
+
 /** The parts that live as long as the supervisor does. */
 interface Parts {
   readonly settings: Settings;
@@ -71,6 +79,7 @@ interface Parts {
   readonly listeners: Listeners;
   readonly scheduler: Scheduler;
   readonly downloads: Downloads;
+  readonly helper: HelperChild;
   readonly guard: OrphanGuard;
   readonly watching: Watching | undefined;
   readonly removeRunFile: () => void;
@@ -101,6 +110,7 @@ export class Supervisor {
   static async start({
     settings,
     childOptions,
+    helperArgs,
     binary,
     facts: server,
     env,
@@ -109,6 +119,7 @@ export class Supervisor {
     fakeTiming = false,
   }: SupervisorOptions): Promise<Supervisor> {
     // 1. What is served.
+    const uiSettings = await readWebUiSettings(settings);
     const cache = cacheDirectory(env);
     const demo = settings.demo ? await ensureDemoModels(join(cache, 'demo-models')) : undefined;
     const modelsDirs = [settings.modelsDir, demo?.directory].filter((directory) => directory !== undefined);
@@ -152,6 +163,17 @@ export class Supervisor {
       standing: (instance) => launcher.standing(instance),
       refusal: (id) => launcher.refusal(id),
     });
+    const helper = new HelperChild({
+      binary,
+      args: helperArgs,
+      env,
+      modelCache: join(cache, 'no-models'),
+      guard,
+      log,
+      startTimeoutMs: settings.loadTimeoutMs,
+      stopTimeoutMs: helperStopMs,
+      silenceTimeoutMs: settings.timeoutMs,
+    });
     const downloads = new Downloads({ binary, facts: server, env, settings, catalog, guard, events, log });
 
     // 3. Who asks.
@@ -184,7 +206,11 @@ export class Supervisor {
       events,
       memoryOf: (pids) => memory.of(pids),
       describeLaunch: (model, status) => launcher.describe(model, status),
-      props: routerProps(settings, server),
+      props: routerProps(settings, server, uiSettings),
+      helper,
+      features: helperFeatures(settings),
+      ui: settings.ui,
+      staticPath: settings.staticPath,
     });
     const tracer = new RequestTracer(log, counters);
     const onAcceptError = (error: Error): void =>
@@ -229,6 +255,7 @@ export class Supervisor {
       listeners,
       scheduler,
       downloads,
+      helper,
       guard,
       watching,
       removeRunFile,
@@ -244,7 +271,7 @@ export class Supervisor {
 
   /** Takes no new request, gives those in flight `drainTimeoutMs`, then stops every child; settles when all is gone. */
   async shutdown(): Promise<void> {
-    const { scheduler, listeners, feed, settings, log } = this.#parts;
+    const { scheduler, helper, listeners, feed, settings, log } = this.#parts;
     const { inFlight, waiting } = scheduler;
     const { drainTimeoutMs } = settings;
     log.info({ inFlight, waiting, drainTimeoutMs }, 'shutting down');
@@ -253,8 +280,8 @@ export class Supervisor {
     feed.close();
     const downloadsEnded = this.#parts.downloads.close();
     scheduler.close();
-    await scheduler.idleWithin(drainTimeoutMs);
-    await scheduler.stopAll();
+    await Promise.all([scheduler.idleWithin(drainTimeoutMs), helper.idleWithin(drainTimeoutMs)]);
+    await Promise.all([scheduler.stopAll(), helper.stop()]);
     await Promise.all([following, downloadsEnded]);
     // Those whose answers were cut are still to read why.
     await Promise.race([closed, delay(lastAnswersMs, undefined, { ref: false })]);

@@ -7,6 +7,7 @@ import { requireApiKey, type KeyRing } from './auth.js';
 import { allowOrigins, type CorsPolicy } from './cors.js';
 import { removeModel, startDownload, type Downloads, type RemoveModelOptions } from './download-routes.js';
 import { streamEvents, type EventFeed } from './event-stream.js';
+import { serveByHelper, type HelperFeatures, type HelperRoutesOptions } from './helper-routes.js';
 import { JSON_TYPE, jsonAnswer } from './json-answer.js';
 import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './model-routes.js';
 import { refuseForeignOrigins } from './origin.js';
@@ -14,6 +15,7 @@ import { props, type PropsOptions } from './props.js';
 import { proxyByBody, proxyByQuery, type ProxyOptions } from './proxy.js';
 import type { RequestTrace } from './request-trace.js';
 import { lookUpStreams, resumeStream, stopStream, type StreamRoutesOptions } from './stream-routes.js';
+import { isForWebUi, serveWebUi, type WebUiOptions } from './web-ui.js';
 
 /** What a handler finds in `c.env`: Node's request and response, and the request's trace. */
 export interface HttpEnv {
@@ -21,12 +23,22 @@ export interface HttpEnv {
 }
 
 export interface AppOptions
-  extends ProxyOptions, ModelRoutesOptions, StreamRoutesOptions, PropsOptions, RemoveModelOptions {
+  extends
+    ProxyOptions,
+    ModelRoutesOptions,
+    StreamRoutesOptions,
+    PropsOptions,
+    RemoveModelOptions,
+    HelperRoutesOptions,
+    WebUiOptions {
   readonly downloads: Downloads;
   /** Path in front of every route, without a slash at its end; empty for none. */
   readonly apiPrefix: string;
   readonly keys: KeyRing;
   readonly cors: CorsPolicy;
+  readonly features: HelperFeatures;
+  /** Whether the web UI is served. */
+  readonly ui: boolean;
   readonly feed: EventFeed;
 }
 
@@ -76,7 +88,7 @@ export function createApp(options: AppOptions) {
   const ownPages = refuseForeignOrigins({ keys: options.keys, origins: options.cors.origins });
 
   app.use(allowOrigins(options.cors));
-  app.use(requireApiKey(options.keys, options.apiPrefix));
+  app.use(requireApiKey(options.keys, options.apiPrefix, (c) => options.ui && isForWebUi(c)));
 
   app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => jsonAnswer(c, { status: 'ok' }));
   app.on('GET', ['/models', '/v1/models'], nameRoute, onlyWith('reload', ownPages), listModels(options));
@@ -91,6 +103,13 @@ export function createApp(options: AppOptions) {
   app.get('/props', nameRoute, (c) => (c.req.query('model') ? byQuery(c) : props(options, c)));
   app.on('GET', proxiedGets, nameRoute, byQuery);
   app.on('POST', proxiedPosts, nameRoute, byBody);
+  for (const [path, isOn] of [
+    ['/tools', options.features.tools],
+    ['/cors-proxy', options.features.corsProxy],
+  ] as const) {
+    app.on(['GET', 'POST'], path, nameRoute, ownPages, serveByHelper(options, { isOn }));
+  }
+  if (options.ui) app.get('*', nameRoute, serveWebUi(options));
 
   app.notFound(() => {
     throw new RouterError('not_found', 'File Not Found');

@@ -1,5 +1,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
+import type { Context } from 'hono';
 import { createMiddleware } from 'hono/factory';
 import { RouterError } from '../errors.js';
 import type { HttpEnv } from './app.js';
@@ -36,10 +37,15 @@ export function holdsKey(keys: KeyRing, headers: IncomingHttpHeaders): boolean {
   return keys.holds(presentedKey(headers));
 }
 
-/** Refuses requests without a valid API key, given as `Authorization: Bearer KEY` (or bare) or `X-Api-Key: KEY`. */
-export function requireApiKey(keys: KeyRing, prefix: string) {
+/**
+ * Refuses requests without a valid API key, given as `Authorization: Bearer KEY` (or bare) or `X-Api-Key: KEY`.
+ *
+ * @param judgesItself whether what answers a request knows by itself who may have the answer
+ */
+export function requireApiKey(keys: KeyRing, prefix: string, judgesItself: (c: Context<HttpEnv>) => boolean) {
   return createMiddleware<HttpEnv>(async function requireApiKeyMiddleware(c, next) {
-    if (!keys.isEmpty && !publicRoutes.has(c.req.path.slice(prefix.length))) {
+    const isPublic = (): boolean => publicRoutes.has(c.req.path.slice(prefix.length)) || judgesItself(c);
+    if (!keys.isEmpty && !isPublic()) {
       if (!holdsKey(keys, c.env.incoming.headers)) throw new RouterError('key_invalid', 'Invalid API Key');
     }
     await next();

@@ -5,6 +5,7 @@ import type { Settings } from '../config/settings.js';
 import type { HttpEnv } from './app.js';
 import { requestHeaders } from './header-policy.js';
 import { sendToHelper, type Helper } from './helper-request.js';
+import { JSON_TYPE } from './json-answer.js';
 import { refuse } from './proxy.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
 import { pathOf } from './request-target.js';
@@ -49,7 +50,7 @@ export function serveByHelper(options: HelperRoutesOptions, { isOn }: { readonly
   const { helper, apiPrefix, bodyLimits, slowReaderMs } = options;
   return async function serveByHelperHandler(c: Context<HttpEnv>): Promise<Response> {
     const { incoming } = c.env;
-    if (!isOn) return c.body(disabled, 403, { 'Content-Type': 'application/json; charset=utf-8' });
+    if (!isOn) return c.body(disabled, 403, { 'Content-Type': JSON_TYPE });
     let body: RequestBody | undefined;
     try {
       const isPost = incoming.method === 'POST';

@@ -116,6 +116,15 @@ export class HelperChild {
     return running;
   }
 
+  /** Settles when it has no more work to do, or after `ms`. */
+  async idleWithin(ms: number): Promise<void> {
+    const running = this.#running;
+    if (!running) return;
+    const race = new AbortController();
+    await Promise.race([running.upstream.workEnd(), running.ended, deadline(ms, race.signal)]);
+    race.abort();
+  }
+
   /** Ends it: SIGTERM, after `stopTimeoutMs` SIGKILL. It is not started again. Settles when it is gone. */
   async stop(): Promise<void> {
     this.#stopRequested.abort();

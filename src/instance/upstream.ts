@@ -36,6 +36,8 @@ export class Upstream {
   readonly #authorization: string;
   readonly #idle: Client[] = [];
   readonly #busy = new Set<Client>();
+  #posts = 0;
+  readonly #onWorkEnd: (() => void)[] = [];
   #destroyed = false;
 
   /** @param timeoutMs longest silence of the child, before and within an answer; 0 = no bound */
@@ -69,13 +71,24 @@ export class Upstream {
     }
     const client = this.#idle.pop() ?? new Client(this.#origin, this.#options);
     this.#busy.add(client);
+    if (method === 'POST') this.#posts += 1;
     if (withKey) headers.push('authorization', this.#authorization);
     client.dispatch({ method, path, headers, body }, handler);
     return (reusable) => {
       this.#busy.delete(client);
+      if (method === 'POST') this.#endPost();
       if (reusable && !this.#destroyed && this.#idle.length < maxIdle) this.#idle.push(client);
       else void client.destroy();
     };
+  }
+
+  /**
+   * Settles when no POST is in flight. What only looks is not waited for: it may be a stream without an end, and can be
+   * asked for again.
+   */
+  workEnd(): Promise<void> {
+    if (this.#posts === 0) return Promise.resolve();
+    return new Promise((resolve) => this.#onWorkEnd.push(resolve));
   }
 
   /** Cuts every connection; requests in flight fail. */
@@ -83,5 +96,10 @@ export class Upstream {
     this.#destroyed = true;
     for (const client of [...this.#idle, ...this.#busy]) void client.destroy();
     this.#idle.length = 0;
+  }
+
+  #endPost(): void {
+    this.#posts -= 1;
+    if (this.#posts === 0) for (const resolve of this.#onWorkEnd.splice(0)) resolve();
   }
 }

@@ -16,6 +16,7 @@ export interface ModelScanner {
  * llama-server does: `curl -d` calls its JSON application/x-www-form-urlencoded.
  */
 export function modelScannerFor(contentType: string | undefined): ModelScanner {
-  if (contentType !== undefined && isMultipartForm(contentType)) return new MultipartModelScanner(contentType);
+  if (contentType !== undefined && isMultipartForm(contentType))
+    return new MultipartModelScanner(contentType);
   return new JsonModelScanner();
 }
