@@ -78,6 +78,7 @@ interface Parts {
   readonly feed: EventFeed;
   readonly listeners: Listeners;
   readonly scheduler: Scheduler;
+  readonly conversations: Conversations;
   readonly downloads: Downloads;
   readonly helper: HelperChild;
   readonly guard: OrphanGuard;
@@ -179,6 +180,7 @@ export class Supervisor {
     // 3. Who asks.
     const keys = new LiveKeys(settings, log);
     const memory = new ProcessMemory();
+    const conversations = new Conversations();
     const tls = await TlsFiles.open(settings, log);
     const app = createApp({
       catalog: () => catalog.current,
@@ -191,7 +193,7 @@ export class Supervisor {
         budget: new BodyBudget(settings.bodyMemoryMaxBytes),
         spooling: spoolingFor(settings.bodyMaxBytes),
       },
-      conversations: new Conversations(),
+      conversations,
       defaultModel: settings.defaultModel,
       fakeDelayMs: fakeTiming ? fakeDelayMs : 0,
       autoload: settings.modelsAutoload,
@@ -254,6 +256,7 @@ export class Supervisor {
       feed,
       listeners,
       scheduler,
+      conversations,
       downloads,
       helper,
       guard,
@@ -279,6 +282,7 @@ export class Supervisor {
     const closed = listeners.close();
     feed.close();
     const downloadsEnded = this.#parts.downloads.close();
+    this.#parts.conversations.close();
     scheduler.close();
     await Promise.all([scheduler.idleWithin(drainTimeoutMs), helper.idleWithin(drainTimeoutMs)]);
     await Promise.all([scheduler.stopAll(), helper.stop()]);

@@ -32,7 +32,7 @@ export type SupervisorEvent =
       readonly model: string;
       readonly reason: string;
       readonly failed: boolean;
-      /** Exit code as the native router reports it: any signal death is 1. */
+      /** As the native router reports it, a death by a signal being 1; 0 for a stop that was asked for, 1 for a load given up. */
       readonly exitCode: number;
       readonly lastLines: readonly string[];
     }
@@ -59,6 +59,8 @@ export type EventListener = (event: SupervisorEvent) => void;
 export class EventBus {
   readonly #listeners = new Set<EventListener>();
   readonly #onListenerError: (error: unknown) => void;
+  readonly #pending: SupervisorEvent[] = [];
+  #delivering = false;
 
   constructor(onListenerError: (error: unknown) => void) {
     this.#onListenerError = onListenerError;
@@ -70,7 +72,19 @@ export class EventBus {
     return () => this.#listeners.delete(listener);
   }
 
+  /** What a listener emits is delivered after what it has heard, to everybody. */
   emit(event: SupervisorEvent): void {
+    this.#pending.push(event);
+    if (this.#delivering) return;
+    this.#delivering = true;
+    try {
+      for (let next = this.#pending.shift(); next; next = this.#pending.shift()) this.#deliver(next);
+    } finally {
+      this.#delivering = false;
+    }
+  }
+
+  #deliver(event: SupervisorEvent): void {
     for (const listener of this.#listeners) {
       try {
         listener(event);

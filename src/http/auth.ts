@@ -42,7 +42,11 @@ export function holdsKey(keys: KeyRing, headers: IncomingHttpHeaders): boolean {
  *
  * @param judgesItself whether what answers a request knows by itself who may have the answer
  */
-export function requireApiKey(keys: KeyRing, prefix: string, judgesItself: (c: Context<HttpEnv>) => boolean) {
+export function requireApiKey(
+  keys: KeyRing,
+  prefix: string,
+  judgesItself: (c: Context<HttpEnv>) => boolean = () => false,
+) {
   return createMiddleware<HttpEnv>(async function requireApiKeyMiddleware(c, next) {
     const isPublic = (): boolean => publicRoutes.has(c.req.path.slice(prefix.length)) || judgesItself(c);
     if (!keys.isEmpty && !isPublic()) {

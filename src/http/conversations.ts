@@ -1,3 +1,5 @@
+import { setMaxListeners } from 'node:events';
+
 /** Longest conversation id that is taken, in characters. */
 export const MAX_CONVERSATION_ID = 1024;
 
@@ -23,7 +25,23 @@ export interface ConversationTurn {
  */
 export class Conversations {
   readonly #turns = new Map<string, Turn>();
+  readonly #closing = new AbortController();
   #ended = 0;
+
+  constructor() {
+    // As many answers as there are requests listen to it.
+    setMaxListeners(0, this.#closing.signal);
+  }
+
+  /** Aborted when no answer can be read on any more. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
+  /** From now on an answer that its client has left is of no use to anybody: it ends. */
+  close(): void {
+    this.#closing.abort();
+  }
 
   /** A request of the conversation has come; one before it that still waits for its model is stopped. */
   begin(id: string, model: string): ConversationTurn {

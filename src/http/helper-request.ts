@@ -66,7 +66,7 @@ export async function sendToHelper(
     const onFirstByte = (): void => {
       trace.firstByteAt ??= performance.now();
     };
-    const relay = new Relay(outgoing, { detached: false, slowReaderMs, onFirstByte });
+    const relay = new Relay(outgoing, { detachedUntil: undefined, slowReaderMs, onFirstByte });
     const answer = asset && new AssetAnswer(relay, asset);
     const sent = { ...request, headers: [...headers], body: body?.forSending() ?? null };
     const finish = upstream.dispatch(sent, answer ?? relay);

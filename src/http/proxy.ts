@@ -137,7 +137,9 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
       const done = await relayAnswer(c, lease, sent, {
         slowReaderMs: options.slowReaderMs,
         silent: turn !== undefined,
-        stopped: turn?.stopped,
+        ...(turn === undefined
+          ? {}
+          : { stopped: turn.stopped, detachedUntil: options.conversations.closing }),
         mayRepeat: attempt < attempts,
         // It is not sent again after this: the memory is for other requests.
         onFirstByte: () => body?.release(),
@@ -153,8 +155,10 @@ export interface RelayAnswerOptions {
   readonly slowReaderMs: number;
   /** Whether nothing of ours may enter a stream that fails: it is only cut. */
   readonly silent: boolean;
-  /** Set when the answer is read to its end although the client has left, unless this is aborted. */
-  readonly stopped?: AbortSignal | undefined;
+  /** Set when the answer is read to its end although the client has left: until this is aborted. */
+  readonly detachedUntil?: AbortSignal;
+  /** Once this is aborted the answer has a moment to end by itself. */
+  readonly stopped?: AbortSignal;
   /** Whether a request of which nothing was sent may be sent again. */
   readonly mayRepeat?: boolean;
   readonly onFirstByte?: () => void;
@@ -170,11 +174,11 @@ export async function relayAnswer(
   c: ProxyContext,
   lease: Lease,
   request: UpstreamRequest,
-  { slowReaderMs, silent, stopped, mayRepeat = false, onFirstByte }: RelayAnswerOptions,
+  { slowReaderMs, silent, detachedUntil, stopped, mayRepeat = false, onFirstByte }: RelayAnswerOptions,
 ): Promise<boolean> {
   const { outgoing, trace } = c.env;
   const relay = new Relay(outgoing, {
-    detached: stopped !== undefined,
+    detachedUntil,
     slowReaderMs,
     onFirstByte: () => {
       trace.firstByteAt ??= performance.now();

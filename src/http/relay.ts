@@ -3,8 +3,11 @@ import type { Dispatcher } from 'undici';
 import { responseHeaders } from './header-policy.js';
 
 export interface RelayOptions {
-  /** The answer is read to its end although the client has left: it can be resumed (X-Conversation-Id). */
-  readonly detached: boolean;
+  /**
+   * Set when the answer is read to its end although the client has left, because it can be read on (X-Conversation-Id):
+   * until this is aborted.
+   */
+  readonly detachedUntil: AbortSignal | undefined;
   /** Longest time for which a client may not read what is ready for it; 0 = no bound. */
   readonly slowReaderMs: number;
   readonly onFirstByte: () => void;
@@ -51,11 +54,16 @@ export class Relay implements Dispatcher.DispatchHandler {
     this.end = new Promise((resolve) => (this.#settle = resolve));
     if (outgoing.destroyed) this.#clientGone = true;
     outgoing.once('close', this.#onClose);
+    options.detachedUntil?.addEventListener('abort', this.#onAttach);
+  }
+
+  get #isDetached(): boolean {
+    return this.#options.detachedUntil?.aborted === false;
   }
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller;
-    if (this.#clientGone && !this.#options.detached) controller.abort(clientLeft);
+    if (this.#clientGone && !this.#isDetached) controller.abort(clientLeft);
   }
 
   onResponseStart(
@@ -118,8 +126,12 @@ export class Relay implements Dispatcher.DispatchHandler {
     if (this.#outgoing.writableFinished) return;
     this.#clientGone = true;
     clearTimeout(this.#slowReaderTimer);
-    if (!this.#options.detached) this.#controller?.abort(clientLeft);
+    if (!this.#isDetached) this.#controller?.abort(clientLeft);
     else this.#controller?.resume();
+  };
+
+  readonly #onAttach = (): void => {
+    if (this.#clientGone) this.#controller?.abort(clientLeft);
   };
 
   readonly #onDrain = (): void => {
@@ -135,6 +147,7 @@ export class Relay implements Dispatcher.DispatchHandler {
   #finish(end: RelayEnd): void {
     clearTimeout(this.#slowReaderTimer);
     this.#outgoing.off('close', this.#onClose).off('drain', this.#onDrain);
+    this.#options.detachedUntil?.removeEventListener('abort', this.#onAttach);
     this.#settle(end);
   }
 }

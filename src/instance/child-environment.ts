@@ -87,9 +87,11 @@ export function helperEnvironment(env: NodeJS.ProcessEnv, modelCache: string): N
 }
 
 function without(env: NodeJS.ProcessEnv, isDropped: (name: string) => boolean): NodeJS.ProcessEnv {
+  // Of a negated name the mere presence counts.
+  const positiveOption = /^LLAMA_ARG_(?!NO_)/;
   const kept = Object.entries(env).filter(
     ([name, value]) =>
-      !matches(name, removed) && !isDropped(name) && !(value === '' && name.startsWith('LLAMA_ARG_')),
+      !matches(name, removed) && !isDropped(name) && !(value === '' && positiveOption.test(name)),
   );
   return Object.fromEntries(kept);
 }

@@ -242,6 +242,36 @@ export const INTENDED_DIFFERENCES = {
     here: 'they end first; later ones wait for the new form, at most `--fair-after` (then 503 `model_changing`)',
     why: 'no stream is lost',
   },
+  'events-with-reasons': {
+    case: '`unloaded` in `GET /models/sse`',
+    native: '`exit_code` alone',
+    here: 'after it also `reason` (`evicted`, `unloaded`, `removed`, `changed`) or, of a failure, `error` with its last lines',
+    why: 'nobody must search a log for it',
+  },
+  'forced-stop': {
+    case: 'a model that is unloaded and does not exit within `stop-timeout`',
+    native: '`exit_code` 1, listed as `failed`',
+    here: '`exit_code` 0, not failed',
+    why: 'it was asked for',
+  },
+  'given-up-load': {
+    case: 'a model that is unloaded while it loads',
+    native: 'listed as `failed`',
+    here: 'listed as unloaded (the event has `exit_code` 1, too)',
+    why: 'it was asked for',
+  },
+  'reload-of-nothing': {
+    case: 'a reload that finds the models as they were',
+    native: '`models_reload` in `GET /models/sse`',
+    here: 'no event',
+    why: 'no client has to read the list again',
+  },
+  'reload-first': {
+    case: 'a reload that unloads a model, in `GET /models/sse`',
+    native: '`unloaded`, then `models_reload`, for which the reload waits',
+    here: '`models_reload`, then `unloaded`',
+    why: 'a reload waits for no model to stop',
+  },
 } as const satisfies Record<string, IntendedDifference>;
 
 export type DifferenceId = keyof typeof INTENDED_DIFFERENCES;

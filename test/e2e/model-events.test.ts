@@ -115,19 +115,19 @@ it('a load that fails is told with the reason', async () => {
 });
 
 it('a load that is given up is told as one that did not succeed, and is no failure of the model', async () => {
-  const dir = await writeModels({ alpha: sayingItsName('alpha') });
+  const dir = await writeModels({ heavy: { ...sayingItsName('heavy'), extraBytes: 300e6 } });
   const { url } = await startRealSupervisor({ args: ['--models-dir', dir] });
   const heard = await listenToModels(url);
-  await post(url, '/models/load', { model: 'alpha' });
-  // Held up before it is loaded.
-  process.kill(await pidOf(url, 'alpha'), 'SIGSTOP');
-  expect((await modelEntry(url, 'alpha')).status.value).toBe('loading');
-  expect(await post(url, '/models/unload', { model: 'alpha' })).toMatchObject({ status: 200 });
-  const story = await heard.until('alpha status_change unloaded 1');
-  expect(story[0]).toBe('alpha model_status loading');
-  expect(story).not.toContain('alpha status_change loaded');
+  await post(url, '/models/load', { model: 'heavy' });
+  // It is large enough to be held up before it is loaded.
+  process.kill(await pidOf(url, 'heavy'), 'SIGSTOP');
+  expect((await modelEntry(url, 'heavy')).status.value).toBe('loading');
+  expect(await post(url, '/models/unload', { model: 'heavy' })).toMatchObject({ status: 200 });
+  const story = await heard.until('heavy status_change unloaded 1');
+  expect(story[0]).toBe('heavy model_status loading');
+  expect(story).not.toContain('heavy status_change loaded');
   expect(heard.all().at(-1)?.data).toEqual({ status: 'unloaded', exit_code: 1, reason: 'unloaded' });
-  expect((await modelEntry(url, 'alpha')).status).not.toHaveProperty('failed');
+  expect((await modelEntry(url, 'heavy')).status).not.toHaveProperty('failed');
 });
 
 it('what changes on disk is told, and what comes of that after it', async () => {

@@ -178,6 +178,23 @@ describe('an answer with an X-Conversation-Id', () => {
     await eventually('no lease', async () => (await modelEntry(url, 'talker')).in_flight === 0);
   });
 
+  it('that nobody reads does not hold up the end of the supervisor, and one that is read does', async () => {
+    const dir = await writeModels({ talker: endless() });
+    const end = async (drainSeconds: number, isRead: boolean): Promise<number> => {
+      const args = ['--models-dir', dir, '--drain-timeout', String(drainSeconds)];
+      const supervisor = await startRealSupervisor({ args });
+      const chat = resumableChat(supervisor.url, 'talker', 'last', { max_tokens: -1 });
+      await untilReceived(chat, 1_000);
+      if (!isRead) chat.abort();
+      const before = performance.now();
+      // Rejects when it takes longer than 15 s.
+      expect((await supervisor.stop()).code).toBe(0);
+      return performance.now() - before;
+    };
+    await end(600, false);
+    expect(await end(3, true)).toBeGreaterThan(3_000);
+  });
+
   it('is superseded by the next one of its conversation', async () => {
     const dir = await writeModels({ talker: endless(), counter: counting(5) });
     const { url } = await startRealSupervisor({ args: ['--models-dir', dir], env: fakeTiming });

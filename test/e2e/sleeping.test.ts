@@ -2,7 +2,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { eventually } from '../helpers/eventually.js';
-import { nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
+import { endless, nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { listenToModels, type ModelEvents } from '../helpers/model-events.js';
 import { alive, sigkill } from '../helpers/processes.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
@@ -167,7 +167,8 @@ it('a model that is looked at all the time falls asleep none the less', async ()
 });
 
 it('a model that answers for longer than --sleep-idle-seconds does not fall asleep over it', async () => {
-  const dir = await writeModels({ talker: { words: ['on', 'and'], loop: true } });
+  // So large that it is slow, and its context not full before it has talked long enough.
+  const dir = await writeModels({ talker: { ...endless(), extraBytes: 60e6 } });
   const { url } = await startRealSupervisor({ args: ['--models-dir', dir, '--sleep-idle-seconds', '1'] });
   const answer = streamChat(url, 'talker');
   await answer.untilPieces(1);
