@@ -9,7 +9,7 @@ import type { Settings } from '../config/settings.js';
 export function routerProps(
   settings: Settings,
   facts: LlamaServerFacts,
-  uiSettings: unknown = {},
+  uiSettings: unknown,
 ): Record<string, unknown> {
   return {
     role: 'router',

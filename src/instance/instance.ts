@@ -8,6 +8,7 @@ import type { OrphanGuard } from './orphan-guard.js';
 import { childMarkerVariable, type ChildMessage } from './protocol.js';
 import { healthy } from './readiness.js';
 import { aborted, deadline } from './endings.js';
+import { describeExit, lostItsPort } from './how-it-ended.js';
 import { statusWord, type InstanceState, type ModelInfo, type Outcome, type StopReason } from './state.js';
 import { Upstream } from './upstream.js';
 
@@ -38,7 +39,6 @@ export interface InstanceContext {
 
 /** A port can be taken between the asking and the child's bind: then one more attempt is made with another. */
 const spawnAttempts = 2;
-const portTaken = /couldn't bind|address already in use|bind\(\) failed|failed to bind/i;
 
 /** After the first healthy answer of a child that has not spoken the protocol, a last chance for it to do so. */
 const protocolGraceMs = 200;
@@ -151,8 +151,7 @@ export class Instance {
           return await this.#whileReady(child);
         }
         case 'exited': {
-          const lostPort = child.lastLines().some((line) => portTaken.test(line));
-          if (!lostPort || attempt === spawnAttempts || this.#stopping())
+          if (!lostItsPort(child.lastLines()) || attempt === spawnAttempts || this.#stopping())
             return this.#outcome(child, ending.exit);
           this.#context.log.warn(
             { model: this.modelId, port },
@@ -405,10 +404,4 @@ export class Instance {
 /** The native router's exit code: that of the process, or 1 for a death by signal or a process that never was. */
 function exitCode(exit: ChildExit): number {
   return exit.code ?? 1;
-}
-
-function describeExit({ code, signal, spawnError }: ChildExit): string {
-  if (spawnError) return `could not be started: ${spawnError.message}`;
-  if (signal) return `was ended by ${signal}`;
-  return `exited with code ${code ?? 'unknown'}`;
 }

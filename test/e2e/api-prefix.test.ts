@@ -18,6 +18,8 @@ import {
   streamChat,
   untilStatus,
 } from '../helpers/supervisor-client.js';
+import { startPair } from './http-oracle.js';
+import { intended } from './intended-differences.js';
 import { OracleHome, startNative } from './native-oracle.js';
 
 const prefix = '/llama/v2';
@@ -125,4 +127,14 @@ describe('with a key', () => {
     expect((await get(url, '/props?model=alpha')).status).toBe(401);
     expect((await get(url, '/props?model=alpha', key)).json).toMatchObject({ model_alias: 'alpha' });
   });
+});
+
+it(intended('section-prefix'), async () => {
+  const pair = await startPair({
+    models: { alpha: sayingItsName('alpha') },
+    presets: '[alpha]\napi-prefix = /x\n',
+  });
+  const body = { model: 'alpha', messages: [{ role: 'user', content: 'Who are you?' }] };
+  const { native, ours } = await pair.play({ method: 'POST', path: '/v1/chat/completions', body });
+  expect([native.status, ours.status]).toEqual([404, 200]);
 });

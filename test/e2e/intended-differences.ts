@@ -56,6 +56,18 @@ export const INTENDED_DIFFERENCES = {
     here: 'do not',
     why: 'they are the router’s own; children would refuse it, or write one log',
   },
+  'tools-of-the-helper': {
+    case: '`--tools`, `--tools-runtime`, `--mcp-servers-*` and `--agent`, on the command line or in the environment',
+    native: 'reach every child, which starts the MCP servers and containers again',
+    here: 'one process has them; a presets section can give them to a model',
+    why: 'no client reaches the tools of a child',
+  },
+  'shared-ports': {
+    case: '`--reuse-port`, and the children',
+    native: 'they share their ports, too',
+    here: 'they do not',
+    why: 'another process could take their requests',
+  },
   'one-bad-section': {
     case: 'an unknown option, an indented line or another fault in the presets file',
     native: 'does not start',
@@ -271,6 +283,12 @@ export const INTENDED_DIFFERENCES = {
     native: '`unloaded`, then `models_reload`, for which the reload waits',
     here: '`models_reload`, then `unloaded`',
     why: 'a reload waits for no model to stop',
+  },
+  'section-prefix': {
+    case: '`api-prefix` in a section of the presets file',
+    native: 'every request for the model is answered with 404',
+    here: 'ignored with a warning',
+    why: 'the child would not be found',
   },
 } as const satisfies Record<string, IntendedDifference>;
 

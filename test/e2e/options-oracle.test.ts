@@ -48,7 +48,7 @@ describe('what the models get from the command line', () => {
     ['the last of an option that adds up in one process', ['--lora', 'a.gguf', '--lora', 'b.gguf']],
     ['switches', ['--metrics', '--no-host', '--swa-full', '-cmoe']],
     ['negated switches, short and long', ['-nkvo', '--no-warmup', '-nocb', '--no-mmproj', '--no-ui']],
-    ['positive spellings of switches', ['-kvo', '--warmup', '--webui', '--agent', '--no-agent']],
+    ['positive spellings of switches', ['-kvo', '--warmup', '--webui', '--ui-mcp-proxy']],
     [
       'values that look like options, numbers below zero, blanks',
       ['-ngl', '-1', '--grammar', '--jinja', '--reasoning-budget-message', ' a b '],
@@ -77,7 +77,7 @@ describe('what the models get from the command line', () => {
     ['nothing of where the router listens', ['--host', '127.0.0.1']],
     [
       'all that concerns HTTP besides',
-      ['-to', '9', '--threads-http', '3', '--reuse-port', '--cors-origins', '*', '--sse-ping-interval', '5'],
+      ['-to', '9', '--threads-http', '3', '--cors-origins', '*', '--sse-ping-interval', '5'],
     ],
     ['--offline', ['--offline']],
     ['a model URL, which names no model to serve', ['-mu', 'http://127.0.0.1:9/m.gguf']],
@@ -135,6 +135,23 @@ describe('what the models get from the command line', () => {
       home.path('models/alpha.gguf'),
     ]);
     expect(model?.status.args.join(' ')).toContain(' --control-vector-layer-range 1 20 ');
+  });
+
+  it(intended('tools-of-the-helper'), async () => {
+    const tools = ['--tools', 'get_info', '--mcp-servers-json', '{}', '--agent'];
+    const [native] = await nativeModels(home, { args: withModels(...tools) });
+    expect(native?.status.args).toEqual(expect.arrayContaining(tools));
+    expect(await ourModels(home, { args: withModels(...tools) })).toEqual(
+      await nativeModels(home, { args: withModels() }),
+    );
+  });
+
+  it(intended('shared-ports'), async () => {
+    const [native] = await nativeModels(home, { args: withModels('--reuse-port') });
+    expect(native?.status.args).toContain('--reuse-port');
+    expect(await ourModels(home, { args: withModels('--reuse-port') })).toEqual(
+      await nativeModels(home, { args: withModels() }),
+    );
   });
 
   it(intended('inline-values'), async () => {

@@ -44,7 +44,9 @@ describe('the routes', () => {
     await service.use('alpha');
   });
 
-  const lastRequest = () => service.journal.of('request').at(-1);
+  /** The helper, which has no alias, is asked for what may be of the web UI. */
+  const requestsToModels = () => service.journal.of('request').filter(({ alias }) => alias !== '');
+  const lastRequest = () => requestsToModels().at(-1);
 
   it.each(postRoutes)('POST %s reaches the child of the model in the body', async (path) => {
     const response = await rawRequest(`${service.url}${path}`, jsonPost({ model: 'alpha', content: 'x' }));
@@ -156,11 +158,11 @@ describe('the routes', () => {
     ['DELETE', '/props'],
     ['PUT', '/nope'],
   ])('%s %s is a 404 in JSON, and no child hears of it', async (method, path) => {
-    const before = service.journal.of('request').length;
+    const before = requestsToModels().length;
     const options = method === 'GET' ? { method } : { ...jsonPost({ model: 'alpha' }), method };
     const error = wireError(await rawRequest(`${service.url}${path}`, options), 404, 'not_found_error');
     expect(error.message).toBe('File Not Found');
-    expect(service.journal.of('request')).toHaveLength(before);
+    expect(requestsToModels()).toHaveLength(before);
   });
 
   it('a POST ignores the model in its query', async () => {

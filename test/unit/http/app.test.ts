@@ -4,7 +4,13 @@ import { KeyRing } from '../../../src/http/auth.js';
 
 describe.each(['', '/llama'])('createApp with the prefix "%s"', (apiPrefix) => {
   const cors = { origins: '*', methods: '*', headers: '*', credentials: true };
-  const app = createApp({ apiPrefix, keys: new KeyRing([]), cors, props: {} } as unknown as AppOptions);
+  const app = createApp({
+    apiPrefix,
+    keys: new KeyRing([]),
+    cors,
+    features: {},
+    props: {},
+  } as unknown as AppOptions);
 
   /** The route that a request is counted under. Its client has left already, so that handlers have nothing to do. */
   async function countedAs(method: string, path: string): Promise<string> {
