@@ -12,6 +12,7 @@ import { cacheDirectory } from './config/directories.js';
 import { loadOptionTable, type LlamaServerFacts } from './config/help.js';
 import { isTruthy } from './config/option-table.js';
 import { helpText, type NativeHelp } from './config/start-help.js';
+import { readVertexSettings } from './config/vertex-settings.js';
 import { firstRequests } from './demo/first-requests.js';
 import { childEnvironment } from './instance/child-environment.js';
 import { runDownloadWorker } from './instance/download-worker.js';
@@ -90,8 +91,18 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   log.info({ path: found.path, origin: found.origin, version, backends }, 'llama-server');
   for (const warning of [...warnings, ...(remote?.warnings ?? [])]) log.warn(warning);
 
+  const vertex = readVertexSettings(env);
+  if (vertex !== undefined && vertex.port !== settings.port) {
+    log.warn(
+      `AIP_MODE is PREDICTION: AIP_HTTP_PORT ${vertex.port} takes the place of --port ${settings.port}`,
+    );
+  }
   const supervisor = await Supervisor.start({
-    settings: remote?.kind === 'preset' ? { ...settings, modelsPreset: remote.file } : settings,
+    settings: {
+      ...settings,
+      ...(remote?.kind === 'preset' ? { modelsPreset: remote.file } : {}),
+      ...(vertex === undefined ? {} : { port: vertex.port }),
+    },
     childOptions,
     helperArgs,
     binary: found.path,
@@ -99,6 +110,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     env,
     log,
     loadFirst: remote?.kind === 'preset' ? remote.section : undefined,
+    vertex,
     fakeTiming: (env['LLAMA_SERVER_DEBUG_FAKE_TIMING'] ?? '') !== '',
   });
   endOnSignals(supervisor, log);

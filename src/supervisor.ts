@@ -5,6 +5,7 @@ import { cacheDirectory, runtimeDirectory } from './config/directories.js';
 import type { LlamaServerFacts } from './config/help.js';
 import type { OptionValues } from './config/option-table.js';
 import type { Settings } from './config/settings.js';
+import type { VertexSettings } from './config/vertex-settings.js';
 import { ensureDemoModels } from './demo/demo-models.js';
 import { RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
@@ -54,6 +55,8 @@ export interface SupervisorOptions {
   readonly log: Logger;
   /** Id of a model to load at the start, as if its section said so. */
   readonly loadFirst?: string | undefined;
+  /** Set when Vertex AI runs this. */
+  readonly vertex?: VertexSettings | undefined;
   /** Whether loads and requests are delayed, as upstream's own tests want it (LLAMA_SERVER_DEBUG_FAKE_TIMING). */
   readonly fakeTiming?: boolean;
 }
@@ -117,6 +120,7 @@ export class Supervisor {
     env,
     log,
     loadFirst,
+    vertex,
     fakeTiming = false,
   }: SupervisorOptions): Promise<Supervisor> {
     // 1. What is served.
@@ -142,7 +146,6 @@ export class Supervisor {
     // 2. Who runs it.
     const guard = new OrphanGuard(log);
     const events = new EventBus((error) => log.error({ err: error }, 'an event listener failed'));
-    // The first to listen: whatever another one does about an event is told after it.
     const feed = new EventFeed({ events, log });
     const counters = new Counters();
     counters.listenTo(events);
@@ -212,6 +215,7 @@ export class Supervisor {
       helper,
       features: helperFeatures(settings),
       ui: settings.ui,
+      vertex,
       staticPath: settings.staticPath,
     });
     const tracer = new RequestTracer(log, counters);

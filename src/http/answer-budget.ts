@@ -4,10 +4,11 @@ import type { BodyBudget } from './body-budget.js';
 /** The answers of children that are held for one client until all have come: bounded in sum, and within a budget of all clients. */
 export class AnswerBudget {
   readonly #maxBytes: number;
-  readonly #shared: BodyBudget;
+  readonly #shared: BodyBudget | undefined;
   #heldBytes = 0;
 
-  constructor(maxBytes: number, shared: BodyBudget) {
+  /** @param shared the budget of all clients, where there is one */
+  constructor(maxBytes: number, shared?: BodyBudget) {
     this.#maxBytes = maxBytes;
     this.#shared = shared;
   }
@@ -18,12 +19,12 @@ export class AnswerBudget {
       const message = `the answers to one request may have ${this.#maxBytes} bytes together; ask for less at once`;
       throw new RouterError('body_too_large', message);
     }
-    this.#shared.take(bytes);
+    this.#shared?.take(bytes);
     this.#heldBytes += bytes;
   }
 
   give(bytes: number): void {
-    this.#shared.give(bytes);
+    this.#shared?.give(bytes);
     this.#heldBytes -= bytes;
   }
 

@@ -1,7 +1,8 @@
 import type { HttpBindings } from '@hono/node-server';
-import { Hono, type MiddlewareHandler } from 'hono';
+import { Hono, type Context, type MiddlewareHandler } from 'hono';
 import { createMiddleware } from 'hono/factory';
 import { routePath } from 'hono/route';
+import type { VertexSettings } from '../config/vertex-settings.js';
 import { asRouterError, RouterError } from '../errors.js';
 import { requireApiKey, type KeyRing } from './auth.js';
 import { allowOrigins, type CorsPolicy } from './cors.js';
@@ -15,6 +16,7 @@ import { props, type PropsOptions } from './props.js';
 import { proxyByBody, proxyByQuery, type ProxyOptions } from './proxy.js';
 import type { RequestTrace } from './request-trace.js';
 import { lookUpStreams, resumeStream, stopStream, type StreamRoutesOptions } from './stream-routes.js';
+import { predict, requireFreeRoutes } from './vertex.js';
 import { isForWebUi, serveWebUi, type WebUiOptions } from './web-ui.js';
 
 /** What a handler finds in `c.env`: Node's request and response, and the request's trace. */
@@ -39,6 +41,8 @@ export interface AppOptions
   readonly features: HelperFeatures;
   /** Whether the web UI is served. */
   readonly ui: boolean;
+  /** Set when Vertex AI runs this. */
+  readonly vertex: VertexSettings | undefined;
   readonly feed: EventFeed;
 }
 
@@ -88,9 +92,9 @@ export function createApp(options: AppOptions) {
   const ownPages = refuseForeignOrigins({ keys: options.keys, origins: options.cors.origins });
 
   app.use(allowOrigins(options.cors));
-  app.use(requireApiKey(options.keys, options.apiPrefix, (c) => options.ui && isForWebUi(c)));
+  app.use(requireApiKey(options.keys, options.apiPrefix, (c) => isOpen(c, options)));
 
-  app.on('GET', ['/health', '/v1/health'], nameRoute, (c) => jsonAnswer(c, { status: 'ok' }));
+  app.on('GET', ['/health', '/v1/health'], nameRoute, health);
   app.on('GET', ['/models', '/v1/models'], nameRoute, onlyWith('reload', ownPages), listModels(options));
   app.get('/models/sse', nameRoute, streamEvents(options));
   app.post('/models', nameRoute, ownPages, startDownload(options));
@@ -109,6 +113,16 @@ export function createApp(options: AppOptions) {
   ] as const) {
     app.on(['GET', 'POST'], path, nameRoute, ownPages, serveByHelper(options, { isOn }));
   }
+  if (options.vertex !== undefined) {
+    const { healthRoute, predictRoute } = options.vertex;
+    const taken = app.routes.map(({ path }) => path.slice(options.apiPrefix.length));
+    requireFreeRoutes(
+      options.vertex,
+      taken.filter((path) => path !== '/*'),
+    );
+    if (healthRoute !== undefined) app.get(healthRoute, countAs('/health'), health);
+    app.post(predictRoute, nameRoute, predict(options, proxiedPosts));
+  }
   if (options.ui) app.get('*', nameRoute, serveWebUi(options));
 
   app.notFound(() => {
@@ -126,6 +140,26 @@ export function createApp(options: AppOptions) {
 }
 
 export type App = ReturnType<typeof createApp>;
+
+function health(c: Context<HttpEnv>): Response {
+  return jsonAnswer(c, { status: 'ok' });
+}
+
+/** Probes have no key, and the web UI knows what of it is public. */
+function isOpen(c: Context<HttpEnv>, { ui, vertex, apiPrefix }: AppOptions): boolean {
+  // Predictions may be asked for on the same path.
+  const isLook = c.req.method === 'GET' || c.req.method === 'HEAD';
+  const route = vertex?.healthRoute;
+  const isProbe = route !== undefined && isLook && c.req.path === apiPrefix + route;
+  return isProbe || (ui && isForWebUi(c));
+}
+
+function countAs(route: string) {
+  return createMiddleware<HttpEnv>(function countAsMiddleware(c, next) {
+    c.env.trace.route = route;
+    return next();
+  });
+}
 
 /** A middleware for requests whose query says something of this name. */
 function onlyWith(parameter: string, middleware: MiddlewareHandler<HttpEnv>): MiddlewareHandler<HttpEnv> {

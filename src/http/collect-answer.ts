@@ -12,6 +12,7 @@ export interface CollectOptions {
 export type CollectedAnswer =
   | {
       readonly kind: 'whole';
+      readonly status: number;
       /** Its bytes are the budget's until the caller gives them back; those of a failed one are given back here. */
       readonly body: Buffer;
     }
@@ -30,18 +31,25 @@ export async function collectAnswer(
 ): Promise<CollectedAnswer> {
   const chunks: Buffer[] = [];
   let bytes = 0;
+  let status = 0;
   let isFramed = false;
   let controller: Dispatcher.DispatchController | undefined;
-  const stop = (): void => controller?.abort(asError(signal.reason));
-  signal.addEventListener('abort', stop, { once: true });
   let settle!: (answer: CollectedAnswer) => void;
   const ended = new Promise<CollectedAnswer>((resolve) => (settle = resolve));
+  const stop = (): void => {
+    const error = asError(signal.reason);
+    // Without a connection yet there is nothing to abort, and making one may take longer than anybody waits.
+    if (controller === undefined) settle({ kind: 'failed', error, requestStarted: false });
+    else controller.abort(error);
+  };
+  signal.addEventListener('abort', stop, { once: true });
   const finish = upstream.dispatch(request, {
     onRequestStart(given) {
       controller = given;
       if (signal.aborted) stop();
     },
-    onResponseStart(_controller, _status, headers) {
+    onResponseStart(_controller, statusCode, headers) {
+      status = statusCode;
       isFramed = headers['content-length'] !== undefined;
     },
     onResponseData(given, chunk) {
@@ -53,10 +61,11 @@ export async function collectAnswer(
         given.abort(asError(error));
       }
     },
-    onResponseEnd: () => settle({ kind: 'whole', body: Buffer.concat(chunks) }),
+    onResponseEnd: () => settle({ kind: 'whole', status, body: Buffer.concat(chunks) }),
     onResponseError: (_controller, error) =>
       settle({ kind: 'failed', error, requestStarted: controller !== undefined }),
   });
+  if (signal.aborted) stop();
   const answer = await ended;
   signal.removeEventListener('abort', stop);
   if (answer.kind === 'failed') budget.give(bytes);

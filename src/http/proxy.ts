@@ -5,9 +5,10 @@ import type { Context } from 'hono';
 import { asRouterError, RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
 import type { Model } from '../models/model.js';
-import type { Lease, Outcome, Scheduler, UpstreamRequest } from '../scheduler/scheduler.js';
+import type { Lease, Scheduler, UpstreamRequest } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { breakOff } from './break-off.js';
+import { childFailure } from './child-failure.js';
 import { MAX_CONVERSATION_ID, type Conversations, type ConversationTurn } from './conversations.js';
 import { nameForGet, nameForPost } from './default-model.js';
 import { findModel, invalidModel } from './find-model.js';
@@ -199,7 +200,7 @@ export async function relayAnswer(
   // Waited for also before another attempt, which must not find the same dying instance again.
   const outcome = await lease.outcomeWithin(reasonPatienceMs);
   if (!end.requestStarted && mayRepeat) return false;
-  const error = upstreamError(lease.model, end.error, outcome);
+  const error = childFailure(lease.model, end.error, outcome);
   if (!end.responseStarted) throw error;
   trace.error = error;
   breakOff(outgoing, error, { isEventStream: end.isEventStream && !silent });
@@ -247,29 +248,6 @@ async function waitForLease(
   } finally {
     outgoing.off('close', onClose);
   }
-}
-
-function upstreamError(model: string, cause: Error, outcome: Outcome | undefined): RouterError {
-  if (outcome?.kind === 'failed') {
-    const { message, lastLines } = outcome;
-    const text = `model name=${model} failed while it was answering: its process ${message}`;
-    return new RouterError('child_gone', text, { model, lastLines, cause, retryAfterS: 1 });
-  }
-  if (outcome?.kind === 'stopped' && outcome.reason === 'shutdown') {
-    const text = `the supervisor is shutting down; model name=${model} had not finished its answer`;
-    return new RouterError('shutting_down', text, { model, cause, retryAfterS: 5 });
-  }
-  if (outcome?.kind === 'stopped') {
-    const text = `model name=${model} was stopped (${outcome.reason}) while it was answering`;
-    return new RouterError('child_gone', text, { model, cause, retryAfterS: 1 });
-  }
-  const code = 'code' in cause ? cause.code : undefined;
-  if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') {
-    const text = `model name=${model} was silent for longer than --timeout allows`;
-    return new RouterError('child_timeout', text, { model, cause });
-  }
-  const text = `model name=${model} broke off its answer: ${cause.message}`;
-  return new RouterError('child_gone', text, { model, cause, retryAfterS: 1 });
 }
 
 function stoppedMeanwhile(model: string): RouterError {

@@ -8,6 +8,7 @@ import { writeModels, type KnownAnswers } from '../helpers/known-answer-models.j
 import { rawRequest } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
 import { sseSplitter } from '../helpers/sse.js';
+import { openSocket } from '../http/raw-socket.js';
 import { OracleHome, startNative } from './native-oracle.js';
 
 const answerMs = 30_000;
@@ -47,6 +48,8 @@ export interface Pair {
   play(request: OracleRequest): Promise<{ native: OracleAnswer; ours: OracleAnswer }>;
   /** Plays the request to both and has the answers be the same. */
   expectSame(request: OracleRequest): Promise<OracleAnswer>;
+  /** Sends both these bytes, and gives all that comes until they close the connection. */
+  playText(request: string): Promise<{ native: string; ours: string }>;
   /** Waits until the model is listed as `word` by both. */
   untilBoth(model: string, word: string): Promise<void>;
 }
@@ -73,6 +76,10 @@ export async function startPair({ models, args = [], env = {}, presets }: PairOp
       expect(answers.ours, title(request)).toEqual(answers.native);
       return answers.native;
     },
+    playText: async (request) => ({
+      native: await answerTo(native.url, request),
+      ours: await answerTo(ours.url, request),
+    }),
     untilBoth: async (model, word) => {
       for (const url of [native.url, ours.url]) {
         const whose = url === ours.url ? 'ours' : 'the native router';
@@ -88,10 +95,9 @@ export async function startPair({ models, args = [], env = {}, presets }: PairOp
 
 /** A request as a line. */
 export function title({ method = 'GET', path, headers = {}, body }: OracleRequest): string {
-  const said = [
-    ...Object.entries(headers).map(([name, value]) => `${name}: ${value}`),
-    ...(body === undefined ? [] : [typeof body === 'string' ? body : JSON.stringify(body)]),
-  ];
+  const said = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+  if (Buffer.isBuffer(body)) said.push(`${body.length} bytes`);
+  else if (body !== undefined) said.push(typeof body === 'string' ? body : JSON.stringify(body));
   return [`${method} ${path}`, ...said].join(' ').slice(0, 160);
 }
 
@@ -110,11 +116,13 @@ export async function ask(url: string, request: OracleRequest): Promise<OracleAn
   );
   const text = answer.body.toString().replaceAll(url, 'http://ROUTER');
   const type = answer.headers['content-type'] ?? '';
-  return {
-    status: answer.status,
-    headers: comparable(answer.headers),
-    body: type.startsWith('text/event-stream') ? events(text) : withoutChance(asJson(text)),
-  };
+  return { status: answer.status, headers: comparable(answer.headers), body: comparableBody(text, type) };
+}
+
+async function answerTo(url: string, request: string): Promise<string> {
+  const client = openSocket(Number(new URL(url).port));
+  client.send(request);
+  return client.closed(`the answer to ${request.slice(0, 80)}`);
 }
 
 function statusOf({ body }: OracleAnswer, model: string): string | undefined {
@@ -124,10 +132,13 @@ function statusOf({ body }: OracleAnswer, model: string): string | undefined {
 
 /** What belongs to a connection, to its framing or to the server's name is not compared. */
 const notCompared = new Set([
+  // See `head-ranges`.
+  'accept-ranges',
   'connection',
   'content-length',
   'date',
   'keep-alive',
+  'process-start-time-unix',
   'server',
   'transfer-encoding',
   // Additions of ours.
@@ -144,6 +155,13 @@ function comparable(headers: Readonly<Record<string, unknown>>): Record<string, 
     return name !== 'x-accel-buffering' || isEventStream;
   });
   return Object.fromEntries(kept.map(([name, value]) => [name, String(value)]));
+}
+
+function comparableBody(text: string, type: string): unknown {
+  if (type.startsWith('text/event-stream')) return events(text);
+  // Prometheus: which metrics there are, not what they measure.
+  if (type.startsWith('text/plain; version=')) return text.replace(/ \S+$/gm, '');
+  return withoutChance(asJson(text));
 }
 
 function events(text: string): unknown[] {
@@ -163,7 +181,15 @@ function asJson(text: string): unknown {
 }
 
 /** Fields that tell of time, of a process or of chance: that they are there is compared, not what they say. */
-const byChance = new Set(['created', 'timings', 'id_slot', 'created_at', 'started_at', 'completed_at']);
+const byChance = new Set([
+  'created',
+  'timings',
+  'id_slot',
+  'created_at',
+  'started_at',
+  'completed_at',
+  'media_marker',
+]);
 
 /** Fields that we add to an entry of the list, or to an error. */
 export const additions = new Set([

@@ -5,11 +5,14 @@ import { eventually } from '../helpers/eventually.js';
 import { endless, nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { jsonPost, rawExchange, rawRequest } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
-import { get, post } from '../helpers/supervisor-client.js';
+import { busySlots, modelEntry, post } from '../helpers/supervisor-client.js';
 import { OracleHome, startNative } from './native-oracle.js';
 
 const vertex = { AIP_MODE: 'PREDICTION', AIP_PREDICT_ROUTE: '/v1/models/m:predict' };
 const route = vertex.AIP_PREDICT_ROUTE;
+
+/** A child that is asked more often does not notice who has left: see cancel.test.ts. */
+const soon = { deadlineMs: 8_000, intervalMs: 1_500 };
 
 interface Both {
   /** A llama-server with the one model, which can do this natively. */
@@ -126,17 +129,17 @@ describe('predictions, like those of a llama-server with one model', () => {
   });
 
   it.each([
-    ['{"instances":[]}', 200],
-    ['{"instances":[1],"instances":[],"parameters":{}}', 200],
-    ['\ufeff{"instances":[]}', 200],
-    ['[]', 400],
-    ['"text"', 400],
-    ['{}', 400],
-    ['{"instances":null}', 400],
-    ['{"instances":{"0":1}}', 400],
-    [JSON.stringify({ instances: Array.from({ length: 128 }, () => 1) }), 200],
-    [JSON.stringify({ instances: Array.from({ length: 129 }, () => 1) }), 400],
-  ])('are refused or not by the same rules: %.40s', async (body, status) => {
+    ['no instance', '{"instances":[]}', 200],
+    ['two lists of instances', '{"instances":[1],"instances":[],"parameters":{}}', 200],
+    ['a byte order mark', '\ufeff{"instances":[]}', 200],
+    ['an array', '[]', 400],
+    ['a string', '"text"', 400],
+    ['an empty object', '{}', 400],
+    ['null for instances', '{"instances":null}', 400],
+    ['an object for instances', '{"instances":{"0":1}}', 400],
+    ['128 instances', JSON.stringify({ instances: Array.from({ length: 128 }, () => 1) }), 200],
+    ['129 instances', JSON.stringify({ instances: Array.from({ length: 129 }, () => 1) }), 400],
+  ])('are refused or not by the same rules: %s', async (_what, body, status) => {
     const answers = await Promise.all(
       [both.native, both.ours].map((url) => rawRequest(url + route, { method: 'POST', body })),
     );
@@ -204,17 +207,14 @@ describe('predictions of several models', () => {
 
   it('are given up when the client leaves: the child stops generating', async () => {
     const instance = { '@requestFormat': 'completion', model: 'endless', prompt: 'lap-1', n_predict: -1 };
-    const working = async (): Promise<number> => {
-      const { status, json } = await get(url, '/slots?model=endless');
-      if (status !== 200) return 0;
-      return (json as { is_processing: boolean }[]).filter((slot) => slot.is_processing).length;
-    };
     const exchange = rawExchange(url + route, jsonPost({ instances: [instance, instance, instance] }));
-    await eventually('both slots are at work', async () => (await working()) === 2, { deadlineMs: 30_000 });
+    await eventually(
+      'both slots are at work',
+      async () =>
+        (await modelEntry(url, 'endless')).in_flight === 3 && (await busySlots(url, 'endless')) === 2,
+      { deadlineMs: 30_000 },
+    );
     exchange.abort();
-    await eventually('no slot is at work', async () => {
-      const { json } = await get(url, '/slots?model=endless');
-      return (json as { is_processing: boolean }[]).every((slot) => !slot.is_processing);
-    });
+    await eventually('no slot is at work', async () => (await busySlots(url, 'endless')) === 0, soon);
   });
 });

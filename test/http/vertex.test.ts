@@ -158,6 +158,20 @@ describe('with keys and a prefix', () => {
   });
 });
 
+describe('one path for both routes', () => {
+  it('is open to probes, and asks who wants predictions for a key', async () => {
+    const { url } = await serveFakes({
+      models: { alpha: {} },
+      args: ['--api-key', 'sesame'],
+      env: { ...vertex, AIP_HEALTH_ROUTE: '/ping', AIP_PREDICT_ROUTE: '/ping' },
+    });
+    expect((await rawRequest(`${url}/ping`)).status).toBe(200);
+    wireError(await send(`${url}/ping`, [infill('alpha')]), 401, 'authentication_error');
+    const allowed = await send(`${url}/ping`, [infill('alpha')], { Authorization: 'Bearer sesame' });
+    expect(predictionsIn(allowed)).toMatchObject([{ alias: 'alpha' }]);
+  });
+});
+
 describe('a start in the environment of Vertex AI', () => {
   /** What a start writes that is refused. */
   async function refusalOf(env: Record<string, string>): Promise<string> {
