@@ -29,6 +29,7 @@ const catalogue = {
   model_missing: { status: 400, type: 'invalid_request_error' },
   model_unknown: { status: 400, type: 'invalid_request_error' },
   model_unknown_to_load: { status: 404, type: 'not_found_error' },
+  model_unknown_to_remove: { status: 404, type: 'not_found_error' },
   model_unknown_to_unload: { status: 400, type: 'invalid_request_error' },
   model_invalid: { status: 503, type: 'unavailable_error' },
   model_not_loaded: { status: 400, type: 'invalid_request_error' },

@@ -14,6 +14,7 @@ import { BodyBudget } from './http/body-budget.js';
 import { spoolingFor } from './http/body-spool.js';
 import { Conversations } from './http/conversations.js';
 import { corsPolicy } from './http/cors.js';
+import { defaultModelOf } from './http/default-model.js';
 import { EventFeed } from './http/event-stream.js';
 import { helperFeatures } from './http/helper-routes.js';
 import { RequestTracer } from './http/request-trace.js';
@@ -142,6 +143,7 @@ export class Supervisor {
       onError: (error) => log.error({ err: error }, 'looking for models failed'),
     });
     reportCatalog(catalog.current, catalog.cacheDirectories, modelsDirs, log);
+    reportDefaultModel(catalog.current, settings, log);
 
     // 2. Who runs it.
     const guard = new OrphanGuard(log);
@@ -178,6 +180,8 @@ export class Supervisor {
       stopTimeoutMs: helperStopMs,
       silenceTimeoutMs: settings.timeoutMs,
     });
+    // What is wrong with its tools and MCP servers is to be known at once, as by the native router.
+    if (helperFeatures(settings).tools) await helper.ready(new AbortController().signal);
     const downloads = new Downloads({ binary, facts: server, env, settings, catalog, guard, events, log });
 
     // 3. Who asks.
@@ -339,6 +343,16 @@ function reportCatalog(
   logFaults(
     { warnings: catalog.warnings, broken: broken.filter(({ problem }) => problem !== undefined) },
     log,
+  );
+}
+
+/** It may appear later. */
+function reportDefaultModel(catalog: Catalog, { defaultModel }: Settings, log: Logger): void {
+  if (defaultModel === undefined || defaultModelOf(catalog, defaultModel) !== undefined) return;
+  const models = catalog.listed.length;
+  log.warn(
+    { defaultModel, models },
+    '--default-model: there is no such model; requests must name theirs until there is',
   );
 }
 

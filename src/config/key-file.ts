@@ -16,13 +16,13 @@ export function readKeyFile(path: string): readonly string[] {
 }
 
 /**
- * The same, without holding up anything else; undefined of what is no regular file, which may give its text only once.
+ * The same, without holding up anything else, and of a file without a key an empty list; undefined of what is no regular file, which may give its text only once.
  */
 export async function rereadKeyFile(path: string): Promise<readonly string[] | undefined> {
   try {
     const stats = await stat(path);
     if (!stats.isFile() && !stats.isDirectory()) return undefined;
-    return keysIn(path, await readFile(path, 'utf8'));
+    return linesIn(await readFile(path, 'utf8'));
   } catch (error) {
     throw keyFileError(path, error);
   }
@@ -31,12 +31,14 @@ export async function rereadKeyFile(path: string): Promise<readonly string[] | u
 class NoKey extends Error {}
 
 function keysIn(path: string, text: string): readonly string[] {
-  const keys = text
-    .split('\n')
-    .map((line) => line.trim())
-    .filter((line) => line !== '' && !line.startsWith('#'));
+  const keys = linesIn(text);
   if (keys.length === 0) throw new NoKey(`${path} holds no key; write one per line`);
   return keys;
+}
+
+function linesIn(text: string): readonly string[] {
+  const lines = text.split('\n').map((line) => line.trim());
+  return lines.filter((line) => line !== '' && !line.startsWith('#'));
 }
 
 function keyFileError(path: string, cause: unknown): Error {

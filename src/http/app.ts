@@ -89,7 +89,10 @@ export function createApp(options: AppOptions) {
   const byQuery = proxyByQuery(options);
   const byBody = proxyByBody(options);
   const nameRoute = nameRouteUnder(options.apiPrefix);
-  const ownPages = refuseForeignOrigins({ keys: options.keys, origins: options.cors.origins });
+  const guard = { keys: options.keys, origins: options.cors.origins };
+  const ownPages = refuseForeignOrigins(guard);
+  // What they do is done to this machine and its network.
+  const ownPagesOnly = refuseForeignOrigins({ ...guard, strict: true });
 
   app.use(allowOrigins(options.cors));
   app.use(requireApiKey(options.keys, options.apiPrefix, (c) => isOpen(c, options)));
@@ -111,7 +114,13 @@ export function createApp(options: AppOptions) {
     ['/tools', options.features.tools],
     ['/cors-proxy', options.features.corsProxy],
   ] as const) {
-    app.on(['GET', 'POST'], path, nameRoute, ownPages, serveByHelper(options, { isOn }));
+    app.on(
+      ['GET', 'POST'],
+      path,
+      nameRoute,
+      ...(isOn ? [ownPagesOnly] : []),
+      serveByHelper(options, { isOn }),
+    );
   }
   if (options.vertex !== undefined) {
     const { healthRoute, predictRoute } = options.vertex;

@@ -17,6 +17,8 @@ export interface ConversationTurn {
   forwarded(): void;
   /** Its answer has ended, or it was refused. */
   ended(): void;
+  /** Why its answer broke off and cannot be read on; undefined when it did not. */
+  failure: string | undefined;
 }
 
 /**
@@ -90,6 +92,7 @@ class Turn implements ConversationTurn {
   readonly #controller = new AbortController();
   isWaiting = true;
   hasEnded = false;
+  failure: string | undefined;
 
   constructor(model: string, onEnd: () => void) {
     this.model = model;

@@ -6,7 +6,7 @@ import { isLoopbackOrigin } from './origin.js';
 
 /** Which pages of other origins may read answers, and with what they may ask. */
 export interface CorsPolicy {
-  /** `*`, `localhost`, or what the header says as it is. */
+  /** `*`, `localhost`, one origin, or several with commas between them. */
   readonly origins: string;
   readonly methods: string;
   readonly headers: string;
@@ -40,7 +40,7 @@ export function corsPolicy(settings: CorsSettings): CorsPolicy {
 
 /**
  * Says on every answer which origin may read it, and answers preflight requests, which browsers send without a key
- * (llama-server, tools/server/server-http.cpp). The header is set on Node's response, where proxied answers have it
+ * (llama-server, tools/server/server-http.cpp, which sends a list as it is: browsers take one origin only). The header is set on Node's response, where proxied answers have it
  * too; requests without an Origin, which are no browser's, get none for a policy that repeats the origin.
  */
 export function allowOrigins(policy: CorsPolicy) {
@@ -63,11 +63,18 @@ export function allowOrigins(policy: CorsPolicy) {
 }
 
 function repeatsOrigin({ origins, credentials }: CorsPolicy): boolean {
-  return origins === 'localhost' || (origins === '*' && credentials);
+  return origins === 'localhost' || (origins === '*' && credentials) || origins.includes(',');
 }
 
 function allowedOrigin(policy: CorsPolicy, { origin }: IncomingHttpHeaders): string | undefined {
   if (!repeatsOrigin(policy)) return policy.origins;
   if (origin === undefined) return undefined;
-  return policy.origins === '*' || isLoopbackOrigin(origin) ? origin : undefined;
+  if (policy.origins === '*') return origin;
+  const isAllowed =
+    policy.origins === 'localhost' ? isLoopbackOrigin(origin) : listed(policy).includes(origin);
+  return isAllowed ? origin : undefined;
+}
+
+function listed({ origins }: CorsPolicy): readonly string[] {
+  return origins.split(',').map((origin) => origin.trim());
 }

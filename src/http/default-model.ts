@@ -44,7 +44,11 @@ export function defaultModelOf(catalog: Catalog, defaultModel: string | undefine
 }
 
 function defaultName(catalog: Catalog, defaultModel: string): string {
-  if (defaultModel !== 'auto') return defaultModel;
+  if (defaultModel !== 'auto') {
+    if (catalog.resolve(defaultModel)) return defaultModel;
+    const message = `model name is missing from the request, and there is no model '${defaultModel}' (--default-model)`;
+    throw new RouterError('model_missing', message);
+  }
   const only = defaultModelOf(catalog, defaultModel);
   if (only !== undefined) return only.id;
   const served = catalog.listed.filter(({ problem }) => problem === undefined).length;

@@ -192,7 +192,7 @@ function nameMissing(): RouterError {
 }
 
 function unknownModel(id: string): RouterError {
-  return new RouterError('model_unknown_to_load', `model name=${id} is not found`, { model: id });
+  return new RouterError('model_unknown_to_remove', `model name=${id} is not found`, { model: id });
 }
 
 function notRemovable(id: string): RouterError {

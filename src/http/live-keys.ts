@@ -28,6 +28,8 @@ export class LiveKeys {
     this.#file = new Source(() => rereadKeyFile(settings.apiKeyFile ?? ''), patienceMs);
     const isOpen = settings.apiKeys.length === 0;
     this.ofThisRun = isOpen ? undefined : randomBytes(24).toString('base64url');
+    const fixed = new Set(settings.fixedApiKeys);
+    this.#ofFile = settings.apiKeys.filter((key) => !fixed.has(key));
     this.ring = new KeyRing(this.#with(settings.apiKeys));
   }
 
@@ -45,6 +47,9 @@ export class LiveKeys {
       const { value: keys, late } = await this.#file.read();
       if (late) throw new Error(`the key file '${apiKeyFile}' does not answer`);
       if (keys === undefined || isDeepStrictEqual(keys, this.#ofFile)) return;
+      // Who empties the file takes its keys back; only the last key of all cannot be, which would let in everybody.
+      if (keys.length + fixedApiKeys.length === 0)
+        throw new Error(`${apiKeyFile} holds no key; write one per line`);
       this.#ofFile = keys;
       this.ring.replace(this.#with([...fixedApiKeys, ...keys]));
       this.#log.info({ file: apiKeyFile, keys: keys.length }, 'API keys read again');

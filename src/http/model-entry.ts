@@ -1,6 +1,6 @@
 import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
-import type { ModelStatus } from '../scheduler/scheduler.js';
+import { tellingLine, type ModelStatus } from '../scheduler/scheduler.js';
 import type { DownloadView } from './download-routes.js';
 import { metaOfFile } from './single-model-list.js';
 
@@ -64,6 +64,7 @@ export function listEntry({
   entry['in_flight'] = status.inFlight;
   entry['waiting'] = status.waiting;
   if (status.changing) entry['changing'] = true;
+  else if (status.stopping) entry['stopping'] = true;
   return entry;
 }
 
@@ -125,12 +126,13 @@ function failure(model: Model, { value, outcome }: ModelStatus): Record<string, 
   }
   if (value !== 'unloaded' || outcome?.kind !== 'failed') return {};
   const { exitCode, phase, message, lastLines, at } = outcome;
+  const said = tellingLine(lastLines);
   return {
     exit_code: exitCode,
     failed: true,
     error: describeError({
       reason: phase === 'loading' ? 'load_failed' : 'crashed',
-      message: `its process ${message}`,
+      message: `its process ${message}${said === undefined ? '' : `; it said: ${said}`}`,
       lastLines,
       at,
     }),

@@ -80,7 +80,10 @@ export function listModels(options: ModelRoutesOptions) {
 export function loadModel(options: ModelRoutesOptions) {
   return async function loadModelHandler(c: Context<HttpEnv>): Promise<Response> {
     const name = await modelName(c, options.bodyLimits);
-    const model = findModel(options.catalog(), name, 'model_unknown_to_load');
+    const model = findModel(options.catalog(), name, {
+      unknown: 'model_unknown_to_load',
+      downloads: () => options.downloads.list(),
+    });
     c.env.trace.model = model.id;
     const problem = await options.vet(model);
     if (problem !== undefined) throw invalidModel(model.id, problem);

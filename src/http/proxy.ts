@@ -11,6 +11,7 @@ import { breakOff } from './break-off.js';
 import { childFailure } from './child-failure.js';
 import { MAX_CONVERSATION_ID, type Conversations, type ConversationTurn } from './conversations.js';
 import { nameForGet, nameForPost } from './default-model.js';
+import type { Downloads } from './download-routes.js';
 import { findModel, invalidModel } from './find-model.js';
 import { requestHeaders } from './header-policy.js';
 import { modelScannerFor } from './model-name/index.js';
@@ -24,6 +25,7 @@ export interface ProxyOptions {
   readonly scheduler: Scheduler;
   readonly bodyLimits: BodyLimits;
   readonly conversations: Conversations;
+  readonly downloads: Pick<Downloads, 'list'>;
   /** Id, alias or `auto`: the model of requests that name none; undefined = each must name one. */
   readonly defaultModel: string | undefined;
   /** Why a model that is not loaded can not be; looks into its files, if nobody has yet. */
@@ -66,7 +68,8 @@ export function proxyByBody(options: ProxyOptions) {
       const catalog = options.catalog();
       const isEmpty = body.bytes === 0 && defaultModel !== undefined;
       const found = isEmpty ? ({ kind: 'missing' } as const) : scanner.end();
-      const model = findModel(catalog, nameForPost(found, { catalog, defaultModel, url: incoming.url }));
+      const name = nameForPost(found, { catalog, defaultModel, url: incoming.url });
+      const model = findModel(catalog, name, { downloads: () => options.downloads.list() });
       trace.model = model.id;
       const autoload = autoloadIn(incoming.url) ?? options.autoload;
       // Known before any wait, so that it can be stopped while its model loads.
@@ -76,6 +79,7 @@ export function proxyByBody(options: ProxyOptions) {
       refuse(c, error);
     } finally {
       body?.release();
+      if (turn && trace.error) turn.failure = trace.error.message;
       turn?.ended();
     }
     return RESPONSE_ALREADY_SENT;
@@ -89,7 +93,8 @@ export function proxyByQuery(options: ProxyOptions) {
     try {
       const { defaultModel } = options;
       const catalog = options.catalog();
-      const model = findModel(catalog, nameForGet(incoming.url, { catalog, defaultModel }));
+      const name = nameForGet(incoming.url, { catalog, defaultModel });
+      const model = findModel(catalog, name, { downloads: () => options.downloads.list() });
       trace.model = model.id;
       await forward(options, c, {
         method: 'GET',

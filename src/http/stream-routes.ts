@@ -42,8 +42,10 @@ export function resumeStream(options: StreamRoutesOptions) {
     const id = conversationIn(c);
     const turn = options.conversations.find(id);
     if (turn === undefined) throw new RouterError('stream_unknown', 'Stream not found or expired');
-    const { model } = turn;
+    const { model, failure } = turn;
     trace.model = model;
+    // Its child may be another one by now.
+    if (failure !== undefined) throw lost(model, failure);
     const lease = turn.isWaiting ? undefined : options.scheduler.tryAttach(model);
     if (lease === undefined) throw notThere(options.scheduler, model, turn.isWaiting);
     try {
@@ -126,6 +128,10 @@ async function askOnce(lease: Lease, request: Parameters<typeof answerOf>[1]): R
   } finally {
     lease.release('look');
   }
+}
+
+function lost(model: string, why: string): RouterError {
+  return new RouterError('stream_unknown', `Stream not found or expired: ${why}`, { model });
 }
 
 function notThere(scheduler: Scheduler, model: string, isWaiting: boolean): RouterError {

@@ -10,6 +10,7 @@ import { aborted, deadline } from './endings.js';
 import { describeExit, lostItsPort } from './how-it-ended.js';
 import type { OrphanGuard } from './orphan-guard.js';
 import { healthy } from './readiness.js';
+import { tellingLine } from './telling-line.js';
 import { Upstream } from './upstream.js';
 
 export interface HelperChildOptions {
@@ -267,7 +268,9 @@ export class HelperChild {
 
   #refusal({ message, lastLines }: HelperEnd): RouterError {
     const retryAfterS = (this.#pausedUntil - performance.now()) / 1000;
-    const text = `the llama-server that serves the web UI and tools ${message}`;
+    const words = tellingLine(lastLines);
+    const said = words === undefined ? '' : `; it said: ${words}`;
+    const text = `the llama-server that serves the web UI and tools ${message}${said}`;
     return new RouterError('helper_failed', text, { lastLines, retryAfterS });
   }
 

@@ -1,6 +1,7 @@
 /** What the scheduler tells those it cannot serve. */
 import { RouterError } from '../errors.js';
 import type { Outcome } from '../instance/state.js';
+import { tellingLine } from '../instance/telling-line.js';
 
 /** Seconds after which a client whose model failed is told to try again. */
 const failedRetryAfterS = 10;
@@ -10,11 +11,6 @@ export function loadFailed(model: string, outcome: Outcome & { kind: 'failed' })
   const lastWords = tellingLine(lastLines);
   const text = `model name=${model} failed to load: it ${message}${lastWords === undefined ? '' : `; it said: ${lastWords}`}`;
   return new RouterError('load_failed', text, { model, lastLines, retryAfterS: failedRetryAfterS });
-}
-
-/** The line that says what went wrong: llama-server's last one is often only advice. */
-function tellingLine(lines: readonly string[]): string | undefined {
-  return lines.findLast((line) => /error|fail|invalid|unable|cannot|not found/i.test(line)) ?? lines.at(-1);
 }
 
 export function cannotLaunch(model: string, cause: unknown): RouterError {

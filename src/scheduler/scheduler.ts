@@ -26,6 +26,7 @@ import {
 } from './running.js';
 
 export type { Outcome } from '../instance/state.js';
+export { tellingLine } from '../instance/telling-line.js';
 export type { Upstream, UpstreamRequest } from '../instance/upstream.js';
 
 export interface SchedulerOptions {
@@ -76,6 +77,8 @@ export interface ModelStatus {
   readonly changing: boolean;
   /** End of its last request, or its becoming ready; undefined for one that has not been ready. */
   readonly lastUsed: Date | undefined;
+  /** Whether it is being stopped, or will be when its requests have ended. */
+  readonly stopping: boolean;
   /** How its last run ended, when none is going on. */
   readonly outcome: Outcome | undefined;
 }
@@ -184,16 +187,15 @@ export class Scheduler {
 
   /**
    * Unloads the model: its requests in flight get `drainTimeoutMs` to end, new ones wait for the next instance.
-   * Returns at once.
+   * Returns at once. One that is on its way out is listed as before, so unloading it again is no mistake.
    *
    * @param force cuts the requests in flight, also those of an unload that waits for them
    * @throws RouterError model_not_running
    */
   unload(model: string, { force }: { force: boolean } = { force: false }): void {
     const running = this.#running.get(model);
-    if (!running || isStopped(running) || (running.draining?.reason === 'unloaded' && !force)) {
-      throw new RouterError('model_not_running', 'model is not running', { model });
-    }
+    if (!running) throw new RouterError('model_not_running', 'model is not running', { model });
+    if (isStopped(running) || (running.draining?.reason === 'unloaded' && !force)) return;
     // Those who wait for this very load are told; a request that comes later loads it again.
     if (running.instance.state.name === 'loading') this.#queue.refuse(model, notRunning(model));
     if (running.leases === 0 || force) {
@@ -218,7 +220,7 @@ export class Scheduler {
     this.#queue.refuse(model, refusal);
     const running = this.#running.get(model);
     if (running) {
-      if (!isStopped(running) && running.draining?.reason !== 'unloaded') this.unload(model);
+      this.unload(model);
       await running.instance.exited;
     }
     return () => void this.#withdrawn.delete(model);
@@ -252,7 +254,14 @@ export class Scheduler {
     const waiting = this.#queue.waitersFor(model);
     if (!running) {
       const past = this.#past.get(model);
-      const none = { progress: undefined, info: undefined, pid: undefined, inFlight: 0, changing: false };
+      const none = {
+        progress: undefined,
+        info: undefined,
+        pid: undefined,
+        inFlight: 0,
+        changing: false,
+        stopping: false,
+      };
       const { port = 0, outcome, lastUsed } = past ?? {};
       return { value: 'unloaded', port, ...none, waiting, lastUsed, outcome };
     }
@@ -266,6 +275,7 @@ export class Scheduler {
       inFlight: running.leases,
       waiting,
       changing: running.draining?.reason === 'changed',
+      stopping: isStopping(running),
       lastUsed: wallTimeOf(running),
       outcome: undefined,
     };

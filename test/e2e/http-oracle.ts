@@ -110,13 +110,18 @@ export async function ask(url: string, request: OracleRequest): Promise<OracleAn
     rawRequest(url + path, {
       method,
       headers: { ...(isJson ? { 'Content-Type': 'application/json' } : {}), ...headers },
-      ...(body === undefined ? {} : { body: isJson ? JSON.stringify(body) : (body as string | Buffer) }),
+      ...(body === undefined ? {} : { body: bytesOf(body) }),
     }),
     answerMs,
   );
   const text = answer.body.toString().replaceAll(url, 'http://ROUTER');
   const type = answer.headers['content-type'] ?? '';
   return { status: answer.status, headers: comparable(answer.headers), body: comparableBody(text, type) };
+}
+
+/** As bytes: Node would write a text, and the headers before it, in an encoding of its own. */
+function bytesOf(body: unknown): Buffer {
+  return Buffer.isBuffer(body) ? body : Buffer.from(typeof body === 'string' ? body : JSON.stringify(body));
 }
 
 async function answerTo(url: string, request: string): Promise<string> {
@@ -226,9 +231,10 @@ function withoutChance(value: unknown): unknown {
   );
 }
 
-/** Ids that are made for each answer. */
+/** Ids that are made for each answer; those of calls of tools are 32 letters. */
 function generated(value: unknown): unknown {
   if (typeof value !== 'string') return value;
+  if (/^[A-Za-z0-9]{32}$/.test(value)) return 'ID';
   return value.replace(/^(chatcmpl-|cmpl-|resp_|msg_|rs_|fc_|call_)[\w-]{8,}$/, '$1ID');
 }
 

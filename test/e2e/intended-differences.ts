@@ -410,6 +410,66 @@ export const INTENDED_DIFFERENCES = {
     here: 'all of them are loaded: 0 is no limit',
     why: '',
   },
+  'cors-without-origin': {
+    case: '`Access-Control-Allow-Origin` for a request without `Origin`',
+    native: 'an empty header',
+    here: 'none; `Vary: Origin` where the answer depends on it',
+    why: '',
+  },
+  'foreign-pages': {
+    case: 'requests that change something, made by a page of another origin',
+    native: 'carried out, wherever CORS lets them through',
+    here: '403 `origin_foreign`, unless the page sends an API key or `--cors-origins` names its origin',
+    why: 'a web page must not unload or delete models of whoever visits it',
+  },
+  'given-up-wait': {
+    case: 'a request that waits for a load which is then unloaded',
+    native: '500 `model name=X failed to load`',
+    here: '400 `model name=X is not running`',
+    why: 'it has not failed: somebody gave it up',
+  },
+  'metrics-of-children': {
+    case: '`GET /metrics?model=` without `--metrics`',
+    native: '501',
+    here: 'answered',
+    why: 'children are always started with `--metrics`',
+  },
+  'no-buffering': {
+    case: '`X-Accel-Buffering: no`',
+    native: 'on every proxied answer',
+    here: 'on event streams',
+    why: 'a proxy in front may buffer the others',
+  },
+  'response-framing': {
+    case: 'response framing',
+    native: 'always chunked, connection closed after each',
+    here: 'Content-Length kept, connections kept alive',
+    why: '',
+  },
+  'entry-additions': {
+    case: 'an entry of `GET /models`',
+    native: 'its fields',
+    here: 'the same in their order, then `path`, `facts`, `progress`, `pid`, `memory`, `last_used`, `in_flight`, `waiting`, `changing`, `stale`; `meta` of unloaded models, too; beside `data` also `models`',
+    why: 'what a dashboard or a client of a server of one model looks for',
+  },
+  'unknown-stream': {
+    case: '`GET /v1/stream` of a conversation that is not known',
+    native: '404 with the text `File Not Found`',
+    here: '404 with `Stream not found or expired`',
+    why: '',
+  },
+  'queued-stream': {
+    case: '`GET /v1/stream` of a request that waits in line for a slot',
+    native: '404',
+    here: '503 `Stream owner model is loading, retry later`',
+    why: 'the web UI forgets an answer that is a 404',
+  },
+  'several-origins': {
+    case: '`--cors-origins` with several origins',
+    native: '`Access-Control-Allow-Origin` has the list as it is',
+    here: 'it has the one that asks, if it is in the list',
+    why: 'browsers accept no list',
+  },
 } as const satisfies Record<string, IntendedDifference>;
 
 export type DifferenceId = keyof typeof INTENDED_DIFFERENCES;

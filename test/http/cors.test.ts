@@ -90,9 +90,16 @@ describe.each<[string, string[], string, Record<string, unknown>]>([
     page,
     { 'access-control-allow-origin': 'https://a.example' },
   ],
+  [
+    'several origins',
+    ['--cors-origins', `https://a.example, ${page}`],
+    page,
+    { 'access-control-allow-origin': page, vary: 'Origin' },
+  ],
+  ['several origins', ['--cors-origins', 'https://a.example,https://b.example'], page, { vary: 'Origin' }],
   ['no credentials', ['--no-cors-credentials'], page, { 'access-control-allow-origin': '*' }],
 ])('%s: %j', (_name, args, origin, expected) => {
-  it(`answers ${origin} as llama-server does`, async () => {
+  it(`answers ${origin}`, async () => {
     const { url } = await serveFakes({ models: { alpha: {} }, args });
     const answer = await rawRequest(`${url}/health`, { headers: { Origin: origin } });
     expect(corsOf(answer)).toEqual(expected);
@@ -128,6 +135,7 @@ describe('routes that change something', () => {
     ['a page without an origin of its own', { Origin: 'null' }],
     ['an image on a page of another site', { 'Sec-Fetch-Site': 'cross-site' }],
     ['a page of a neighbouring site', { 'Sec-Fetch-Site': 'same-site' }],
+    ['a page that has had its own name point here', { Origin: 'http://evil.example', Host: 'evil.example' }],
   ])('refuse %s', async (_who, headers) => {
     const answer = await load(open, headers);
     expect(answer.status).toBe(403);
@@ -144,7 +152,10 @@ describe('routes that change something', () => {
       'a page of its own, as its browser says',
       { Origin: 'https://behind.example', 'Sec-Fetch-Site': 'same-origin' },
     ],
-    ['a page of its own, by its Host', { Origin: 'https://own.example', Host: 'own.example:443' }],
+    ['a page of its own, by a name of the local network', { Origin: 'http://gpu.lan', Host: 'gpu.lan:80' }],
+    ['a page of its own, by a name without a domain', { Origin: 'http://gpu:81', Host: 'gpu:81' }],
+    ['a page of its own, by its address', { Origin: 'http://10.0.0.7:81', Host: '10.0.0.7:81' }],
+    ['a page of its own, by a name that is given', { Origin: page, Host: 'chat.example' }],
     ['a click in the address bar', { 'Sec-Fetch-Site': 'none' }],
   ])('serve %s', async (_who, headers) => {
     expect((await load(open, headers)).status).toBe(404);
@@ -154,6 +165,18 @@ describe('routes that change something', () => {
     const headers = { Origin: 'https://evil.example', 'X-Api-Key': 'secret' };
     expect((await load(keyed, headers)).status).toBe(404);
     expect((await load(keyed, { Origin: 'https://evil.example' })).status).toBe(401);
+  });
+
+  it('are also tools and the proxy, for which a page needs no Origin', async () => {
+    const args = ['--tools', 'get_info', '--ui-mcp-proxy'];
+    const { url } = await serveFakes({ models: { alpha: {} }, args });
+    const ask = async (path: string, headers: Record<string, string>): Promise<number> =>
+      (await rawRequest(url + path, { headers })).status;
+    for (const path of ['/tools', '/cors-proxy?url=http://127.0.0.1:1/']) {
+      expect(await ask(path, { Host: 'evil.example' })).toBe(403);
+      expect(await ask(path, { Host: 'gpu.lan' })).not.toBe(403);
+      expect(await ask(path, { Host: 'own.example', 'Sec-Fetch-Site': 'same-origin' })).not.toBe(403);
+    }
   });
 
   it('are also unload, and a list that is to be read anew; a list as it is, is not', async () => {

@@ -44,7 +44,7 @@ describe('--default-model', () => {
   it('that no model has is told to who needs it', async () => {
     const { url } = await serveFakes({ models: two, args: ['--default-model', 'gone'] });
     expect(aliasIn(await rawRequest(`${url}/infill`, { method: 'POST', body: '[]' }))).toContain(
-      "model 'gone' not found",
+      "there is no model 'gone' (--default-model)",
     );
   });
 

@@ -15,6 +15,7 @@ const wire: Record<ErrorCode, [status: number, type: string]> = {
   model_missing: [400, 'invalid_request_error'],
   model_unknown: [400, 'invalid_request_error'],
   model_unknown_to_load: [404, 'not_found_error'],
+  model_unknown_to_remove: [404, 'not_found_error'],
   model_unknown_to_unload: [400, 'invalid_request_error'],
   model_invalid: [503, 'unavailable_error'],
   model_not_loaded: [400, 'invalid_request_error'],

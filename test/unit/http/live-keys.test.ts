@@ -75,15 +75,28 @@ describe('the keys that are valid', () => {
   });
 
   it.each(['', '\n \n', '# kept for later\n#one\n'])(
-    'stay as they were when the file holds none any more: %j',
+    'stay as they were when the file holds none any more, and nobody else has one: %j',
     async (text) => {
-      const rig = keysFrom('one', ['given']);
+      const rig = keysFrom('one');
       await rig.write(text);
-      expect(valid(rig, 'one', 'given', '')).toEqual(['one', 'given']);
+      expect(valid(rig, 'one', '')).toEqual(['one']);
       expect(rig.log()).toMatchObject([{ level: 40, msg: 'the API keys stay as they were' }]);
       expect(rig.log()[0]?.reason).toContain(rig.file);
     },
   );
+
+  it('are those given alone once the file is emptied', async () => {
+    const rig = keysFrom('one', ['given']);
+    await rig.write('# none\n');
+    expect(valid(rig, 'one', 'given', '')).toEqual(['given']);
+    expect(rig.log()).toMatchObject([{ level: 30, keys: 0, msg: 'API keys read again' }]);
+  });
+
+  it('are not said to be read again when they are as at the start', async () => {
+    const rig = keysFrom('one', ['given']);
+    await rig.keys.reload();
+    expect(rig.log()).toEqual([]);
+  });
 
   it('stay as they were while the file cannot be read, and follow it when it is back', async () => {
     const rig = keysFrom('one');
@@ -104,7 +117,8 @@ describe('the keys that are valid', () => {
   it('are never written into the log', async () => {
     const rig = keysFrom('secret-1', ['secret-2']);
     await rig.write('secret-3');
-    await rig.write('');
+    renameSync(rig.file, `${rig.file}.aside`);
+    await rig.keys.reload();
     expect(rig.log()).toMatchObject([{ keys: 1, msg: 'API keys read again' }, { level: 40 }]);
     for (const key of ['secret-1', 'secret-2', 'secret-3', rig.keys.ofThisRun ?? '']) {
       expect(rig.logged()).not.toContain(key);

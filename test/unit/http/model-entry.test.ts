@@ -32,6 +32,7 @@ const unloaded: ModelStatus = {
   inFlight: 0,
   waiting: 0,
   changing: false,
+  stopping: false,
   lastUsed: undefined,
   outcome: undefined,
 };
@@ -110,7 +111,7 @@ describe('listEntry', () => {
       failed: true,
       error: {
         reason: 'load_failed',
-        message: 'its process exited with code 1',
+        message: 'its process exited with code 1; it said: no room',
         last_lines: ['no room'],
         at: '2026-01-02T03:04:05.678Z',
       },
@@ -121,7 +122,7 @@ describe('listEntry', () => {
     const outcome: Outcome = { ...failedLoad, phase: 'running', message: 'was ended by SIGSEGV' };
     expect(entry({ outcome })['status']).toMatchObject({
       failed: true,
-      error: { reason: 'crashed', message: 'its process was ended by SIGSEGV' },
+      error: { reason: 'crashed', message: 'its process was ended by SIGSEGV; it said: no room' },
     });
   });
 

@@ -115,7 +115,7 @@ export class SchedulerBooks {
 
   unload(model: string): void {
     const instance = this.#aliveOf(model);
-    if (!instance || instance.state.name === 'stopping' || this.#unloadedAt.has(instance)) {
+    if (!instance) {
       let said: unknown;
       try {
         this.#rig.scheduler.unload(model);
@@ -126,6 +126,10 @@ export class SchedulerBooks {
         said instanceof Error && said.message === 'model is not running',
         'nothing there to unload is said',
       );
+      return;
+    }
+    if (instance.state.name === 'stopping' || this.#unloadedAt.has(instance)) {
+      this.#rig.scheduler.unload(model);
       return;
     }
     this.#unloadedAt.set(instance, performance.now());

@@ -593,7 +593,23 @@ describe('explicit unloads', () => {
     const instance = await rig.loadIdle('a');
     rig.scheduler.unload('a');
     expect(instance.stopReason).toBe('unloaded');
+    instance.exits();
     expect(() => rig.scheduler.unload('a')).toThrow('model is not running');
+  });
+
+  it('of a model that is on its way out change nothing: it is listed as before, so they are no mistake', async () => {
+    const rig = new Rig({ drainTimeoutMs: 2_000 });
+    await rig.askAndLoad('a');
+    const instance = rig.instance('a');
+    rig.scheduler.unload('a');
+    await passes(1_000);
+    rig.scheduler.unload('a');
+    await passes(1_000);
+    expect(instance.stopReason).toBe('unloaded');
+    expect(rig.scheduler.status('a').value).toBe('loaded');
+    for (const force of [false, true]) rig.scheduler.unload('a', { force });
+    instance.exits();
+    expect(rig.scheduler.status('a').value).toBe('unloaded');
   });
 
   it('let requests in flight end, while new ones wait for the next instance', async () => {
