@@ -62,11 +62,13 @@ async function toldByBoth(
  * and how often a load tells how far it is.
  */
 function comparable(heard: ModelEvents): string[] {
-  return heard.all().flatMap((event) => {
+  const records = heard.all().flatMap((event) => {
     const progress = event.data?.progress?.['value'];
     if (typeof progress === 'number' && progress > 0 && progress < 1) return [];
     return [JSON.stringify(event, (key, value: unknown) => (key === 'created' ? 0 : value))];
   });
+  // A child that is slow says where it is more often.
+  return records.filter((record, at) => record !== records[at - 1]);
 }
 
 /** Without what we add, behind what the native router says. */

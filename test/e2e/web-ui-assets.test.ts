@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { beforeAll, describe, expect, it, type TestContext } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
-import { eventually } from '../helpers/eventually.js';
+import { eventually, withDeadline } from '../helpers/eventually.js';
 import { nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { alive, canListProcesses, descendants, sigkill, type ProcessInfo } from '../helpers/processes.js';
 import { jsonPost, rawExchange, rawRequest, type RawRequest, type RawResponse } from '../helpers/raw-http.js';
@@ -464,19 +464,20 @@ describe('tools', () => {
   );
 });
 
-describe('a helper that cannot start', () => {
-  it('is told of with its last words, and costs the models nothing', async () => {
+describe('tools that the binary does not have', () => {
+  it('are told of at the start, in its words, as the native router does', async () => {
     const modelsDir = await writeModels({ alpha: sayingItsName('alpha') });
-    const { url } = await startRealSupervisor({
+    const supervisor = launchSupervisor({
       args: ['--models-dir', modelsDir, '--tools', 'nonsense'],
+      llamaServer: realLlamaServer(),
       cacheHome,
     });
-    for (const path of ['/tools', '/']) {
-      const error = wireError(await rawRequest(url + path), 503, 'unavailable_error');
-      expect(error.reason).toBe('helper_failed');
-      expect(String(error['last_lines'])).toContain('unknown tool "nonsense"');
-    }
-    expect(await chat(url, 'alpha')).toBe(nameAnswer('alpha'));
+    const { code } = await withDeadline('its exit', supervisor.exited, 20_000);
+    expect({ code, output: supervisor.output() }).toMatchObject({
+      code: 1,
+      output: expect.stringContaining('unknown tool "nonsense". available tools: read_file') as string,
+    });
+    await eventually('nothing is left', () => supervisor.family().length === 0);
   });
 });
 

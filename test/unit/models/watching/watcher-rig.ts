@@ -13,7 +13,7 @@ import { eventually, withDeadline } from '../../../helpers/eventually.js';
 /** How long "nothing is told" is waited for: three times as long as a change takes to be told. */
 const NOTHING_MS = 1_500;
 /** The longest burst, the pause after it, the quiet time, and a slow machine. */
-const TOLD_MS = 15_000;
+const TOLD_MS = 40_000;
 
 export interface WatcherRig {
   readonly watching: Watching;
