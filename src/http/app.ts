@@ -14,6 +14,7 @@ import { listModels, loadModel, unloadModel, type ModelRoutesOptions } from './m
 import { refuseForeignOrigins } from './origin.js';
 import { props, type PropsOptions } from './props.js';
 import { proxyByBody, proxyByQuery, type ProxyOptions } from './proxy.js';
+import { queryValue } from './request-target.js';
 import type { RequestTrace } from './request-trace.js';
 import { lookUpStreams, resumeStream, stopStream, type StreamRoutesOptions } from './stream-routes.js';
 import { predict, requireFreeRoutes } from './vertex.js';
@@ -107,7 +108,9 @@ export function createApp(options: AppOptions) {
   app.get('/v1/stream', nameRoute, resumeStream(options));
   app.delete('/v1/stream', nameRoute, stopStream(options));
   app.post('/v1/streams/lookup', nameRoute, lookUpStreams(options));
-  app.get('/props', nameRoute, (c) => (c.req.query('model') ? byQuery(c) : props(options, c)));
+  app.get('/props', nameRoute, (c) =>
+    queryValue(c.env.incoming.url, 'model') ? byQuery(c) : props(options, c),
+  );
   app.on('GET', proxiedGets, nameRoute, byQuery);
   app.on('POST', proxiedPosts, nameRoute, byBody);
   for (const [path, isOn] of [
@@ -173,7 +176,7 @@ function countAs(route: string) {
 /** A middleware for requests whose query says something of this name. */
 function onlyWith(parameter: string, middleware: MiddlewareHandler<HttpEnv>): MiddlewareHandler<HttpEnv> {
   return function onlyWithMiddleware(c, next) {
-    return c.req.query(parameter) ? middleware(c, next) : next();
+    return queryValue(c.env.incoming.url, parameter) ? middleware(c, next) : next();
   };
 }
 

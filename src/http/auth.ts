@@ -59,8 +59,8 @@ export function requireApiKey(
 /** As the bytes that the client sent; Node makes a character of each. */
 function presentedKey(headers: IncomingHttpHeaders): Buffer {
   const { authorization, 'x-api-key': bare } = headers;
-  const key = authorization?.replace(/^Bearer /, '') ?? (typeof bare === 'string' ? bare : '');
-  return Buffer.from(key, 'latin1');
+  const presented = authorization || (typeof bare === 'string' ? bare : '');
+  return Buffer.from(presented.replace(/^Bearer /, ''), 'latin1');
 }
 
 function digest(key: string | Buffer): Buffer {

@@ -2,7 +2,7 @@ import { RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
 import type { Model } from '../models/model.js';
 import type { ModelName } from './model-name/index.js';
-import { queryOf } from './request-target.js';
+import { queryValue } from './request-target.js';
 import { requireName } from './require-name.js';
 
 /**
@@ -22,7 +22,7 @@ export function nameForPost(
   }: { catalog: Catalog; defaultModel: string | undefined; url: string | undefined },
 ): string {
   if (name.kind !== 'missing' || defaultModel === undefined) return requireName(name);
-  return queryOf(url)?.get('model') || defaultName(catalog, defaultModel);
+  return queryValue(url, 'model') || defaultName(catalog, defaultModel);
 }
 
 /** The name of the model a GET is for: the one in its query, or the default one. */
@@ -30,7 +30,7 @@ export function nameForGet(
   url: string | undefined,
   { catalog, defaultModel }: { catalog: Catalog; defaultModel: string | undefined },
 ): string {
-  const name = queryOf(url)?.get('model') ?? '';
+  const name = queryValue(url, 'model');
   if (name !== '') return name;
   return defaultModel === undefined ? requireName({ kind: 'missing' }) : defaultName(catalog, defaultModel);
 }

@@ -7,6 +7,7 @@ import type { HttpEnv } from './app.js';
 import { jsonAnswer } from './json-answer.js';
 import { modelScannerFor } from './model-name/index.js';
 import { readBody, type BodyLimits } from './request-body.js';
+import { queryValue } from './request-target.js';
 
 /** How far the download of one file is. Bytes; `total` is 0 while it is not known. */
 export interface DownloadedBytes {
@@ -131,8 +132,7 @@ export function removeModel(options: RemoveModelOptions) {
   };
 
   return async function removeModelHandler(c: Context<HttpEnv>): Promise<Response> {
-    // Of a repeated one the last counts, as in the native router.
-    const id = c.req.queries('model')?.at(-1) ?? '';
+    const id = queryValue(c.env.incoming.url, 'model');
     if (id === '') throw nameMissing();
     c.env.trace.model = id;
     let removal = removals.get(id);

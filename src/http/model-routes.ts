@@ -14,6 +14,7 @@ import { modelScannerFor } from './model-name/index.js';
 import { parseJson } from './parse-json.js';
 import { requireName } from './require-name.js';
 import { readBody, type BodyLimits } from './request-body.js';
+import { queryValue } from './request-target.js';
 import { singleModelEntry } from './single-model-list.js';
 
 export interface ModelRoutesOptions {
@@ -43,8 +44,7 @@ const maxParsedBytes = 64 * 1024;
 export function listModels(options: ModelRoutesOptions) {
   const { catalog, scheduler, downloads, describeLaunch, memoryOf, facts, reload } = options;
   return async function listModelsHandler(c: Context<HttpEnv>): Promise<Response> {
-    // Of a repeated one the last counts, as in the native router.
-    if (c.req.queries('reload')?.at(-1)) await reload();
+    if (queryValue(c.env.incoming.url, 'reload')) await reload();
     const memory = await memoryOf(scheduler.pids);
     const now = Math.floor(Date.now() / 1000);
     const { listed } = catalog();
@@ -128,7 +128,7 @@ async function unloadRequest(
   });
   const asked = parseJson(Buffer.concat(start));
   const inBody = typeof asked === 'object' && asked !== null && 'force' in asked && asked.force === true;
-  return { name, force: inBody || ['true', '1'].includes(c.req.query('force') ?? '') };
+  return { name, force: inBody || ['true', '1'].includes(queryValue(c.env.incoming.url, 'force')) };
 }
 
 /** Scanned like the body of any other request: one that is far too large must not stop the others. */

@@ -17,7 +17,7 @@ import { requestHeaders } from './header-policy.js';
 import { modelScannerFor } from './model-name/index.js';
 import { Relay } from './relay.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
-import { pathOf, queryOf } from './request-target.js';
+import { pathOf, queryValue } from './request-target.js';
 import { sendError } from './send-error.js';
 
 export interface ProxyOptions {
@@ -276,6 +276,6 @@ function headersFor(incoming: IncomingMessage, body: RequestBody | undefined): s
 
 /** `?autoload=`: empty or absent leaves it to the server; `true` and `1` are on, anything else is off. */
 function autoloadIn(url: string | undefined): boolean | undefined {
-  const value = queryOf(url)?.get('autoload') ?? '';
+  const value = queryValue(url, 'autoload');
   return value === '' ? undefined : value === 'true' || value === '1';
 }

@@ -5,8 +5,8 @@ export function pathOf(url = '/'): string {
   return pathname + search;
 }
 
-/** Undefined where there is none. */
-export function queryOf(url = ''): URLSearchParams | undefined {
+/** What the query says of a name: of several values the last, as llama-server reads them; empty where there is none. */
+export function queryValue(url = '', name: string): string {
   const start = url.indexOf('?');
-  return start === -1 ? undefined : new URLSearchParams(url.slice(start + 1));
+  return start === -1 ? '' : (new URLSearchParams(url.slice(start + 1)).getAll(name).at(-1) ?? '');
 }

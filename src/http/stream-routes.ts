@@ -9,7 +9,7 @@ import { jsonAnswer } from './json-answer.js';
 import { parseJson } from './parse-json.js';
 import { refuse, relayAnswer } from './proxy.js';
 import { readBody, type BodyLimits } from './request-body.js';
-import { pathOf, queryOf } from './request-target.js';
+import { pathOf, queryValue } from './request-target.js';
 import { answerOf } from './upstream-answer.js';
 
 export interface StreamRoutesOptions {
@@ -143,7 +143,7 @@ function notThere(scheduler: Scheduler, model: string, isWaiting: boolean): Rout
 }
 
 function conversationIn(c: StreamContext): string {
-  const id = queryOf(c.env.incoming.url)?.get('conv_id') ?? '';
+  const id = queryValue(c.env.incoming.url, 'conv_id');
   if (id === '') throw new RouterError('request_malformed', 'Missing conversation id in path');
   return id;
 }

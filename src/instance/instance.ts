@@ -43,6 +43,13 @@ const spawnAttempts = 2;
 /** After the first healthy answer of a child that has not spoken the protocol, a last chance for it to do so. */
 const protocolGraceMs = 200;
 
+/**
+ * llama-server says that it is ready before its loop begins, and a beginning loop forgets an exit command that came in
+ * between (tools/server/server-queue.cpp, `start_loop`). It reads no second one: a child that was told so early, and
+ * has not exited after so long, is told by SIGTERM, too. Otherwise who waits for its slot waits for its stop timeout.
+ */
+const forgetfulMs = 500;
+
 /** After SIGKILL a process is gone at once, unless the kernel cannot end it; it is not waited for longer. */
 const killGraceMs = 5_000;
 
@@ -75,6 +82,7 @@ export class Instance {
   /** Belongs to one spawn attempt, as the port does: who has taken the port may have heard the key. */
   #apiKey = '';
   #readyInfo: ModelInfo | undefined;
+  #readyAt = NaN;
   #speaksProtocol = false;
   #markReady: () => void = () => undefined;
   #markSpawned: () => void = () => undefined;
@@ -258,6 +266,7 @@ export class Instance {
 
   #becomeReady(port: number): void {
     this.#upstream = new Upstream(port, this.#apiKey, this.#spec.silenceTimeoutMs);
+    this.#readyAt = performance.now();
     this.#transition(
       { name: 'ready', info: this.#readyInfo },
       {
@@ -283,8 +292,12 @@ export class Instance {
     // Who is still being answered has had its time: a child that is generating for someone exits late or never.
     this.#upstream?.destroy();
     if (!atOnce) {
-      if (this.#speaksProtocol) child.sendExitCommand();
-      else child.signal('SIGTERM');
+      if (!this.#speaksProtocol) child.signal('SIGTERM');
+      else {
+        child.sendExitCommand();
+        const mayForget = performance.now() - this.#readyAt < forgetfulMs;
+        if (mayForget) void deadline(forgetfulMs, race.signal).then(() => child.signal('SIGTERM'));
+      }
       const exit = await Promise.race([
         child.exited,
         deadline(this.#spec.stopTimeoutMs, race.signal).then(() => undefined),

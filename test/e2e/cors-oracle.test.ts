@@ -105,6 +105,7 @@ describe('pages of other origins', () => {
       { method: 'POST', path: '/models/load', body: { model: 'alpha' } },
       { method: 'POST', path: '/models/unload', body: { model: 'alpha' } },
       { path: '/models?reload=1' },
+      { path: '/models?reload=&reload=1' },
     ]) {
       const fromPage = { ...request, headers: { Origin: page } };
       const native = await ask(pair.native, fromPage);

@@ -194,6 +194,7 @@ const byChance = new Set([
   'started_at',
   'completed_at',
   'media_marker',
+  'time_ms',
 ]);
 
 /** Fields that we add to an entry of the list, or to an error. */

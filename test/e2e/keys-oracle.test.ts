@@ -23,6 +23,8 @@ describe('keys', () => {
     ['with a blank in it, as X-Api-Key', { 'X-Api-Key': 'open sesame' }],
     ['between blanks, which no header keeps', { Authorization: '  Bearer sesame  ' }],
     ['in a header of other letters', { AUTHORIZATION: 'Bearer sesame' }],
+    ['beside an empty Authorization', { Authorization: '', 'X-Api-Key': 'sesame' }],
+    ['as X-Api-Key with a scheme', { 'X-Api-Key': 'Bearer sesame' }],
     ['beside a wrong X-Api-Key', { Authorization: 'Bearer sesame', 'X-Api-Key': 'wrong' }],
   ];
   const refused: [string, Record<string, string>][] = [

@@ -23,7 +23,7 @@ import {
   bringBack,
   bringInto,
   load,
-  loadAndWait,
+  untilSettled,
   wordsUntil,
   type ModelState,
 } from './model-states.js';
@@ -109,6 +109,7 @@ describe.skipIf(!canListProcesses)('in each state', () => {
       const before = (await modelEntry(url, 'heavy')).status.value;
       await load(url, 'heavy');
       const coming = await wordsUntil(url, 'heavy', 'loaded');
+      await untilSettled(url, 'heavy');
       await post(url, '/models/unload', { model: 'heavy' });
       return [before, ...coming, ...(await wordsUntil(url, 'heavy', 'unloaded'))];
     });
@@ -239,7 +240,10 @@ describe('room for two', () => {
     expect(await chat(url, model)).toBe(nameAnswer(model));
   };
   const look = (path: string) => async (url: string) => expect((await get(url, path)).status).toBe(200);
-  const order = (model: string) => (url: string) => loadAndWait(url, model);
+  const order = (model: string) => async (url: string) => {
+    await load(url, model);
+    await untilStatus(url, model, 'loaded');
+  };
   const fail = (model: string) => async (url: string) => {
     expect((await post(url, '/v1/chat/completions', { model })).status).toBe(400);
   };

@@ -4,7 +4,7 @@
  */
 import { eventually } from '../helpers/eventually.js';
 import { descendants } from '../helpers/processes.js';
-import { modelEntry, post, untilStatus } from '../helpers/supervisor-client.js';
+import { chat, modelEntry, post, untilStatus } from '../helpers/supervisor-client.js';
 import type { Pair } from './http-oracle.js';
 
 export type ModelState = 'unloaded' | 'loading' | 'loaded' | 'sleeping' | 'stopping' | 'failed';
@@ -47,9 +47,19 @@ export async function load(url: string, model: string): Promise<void> {
   if (status !== 200) throw new Error(`the load of ${model} was answered with ${status}: ${text}`);
 }
 
+/** Loads the model, and waits until it has given an answer. */
 export async function loadAndWait(url: string, model: string): Promise<void> {
   await load(url, model);
   await untilStatus(url, model, 'loaded');
+  await untilSettled(url, model);
+}
+
+/**
+ * llama-server forgets an exit command that comes after it has become ready and before its loop has begun, and the native
+ * router then waits for its stop timeout. An answer shows that the loop has begun.
+ */
+export async function untilSettled(url: string, model: string): Promise<void> {
+  await chat(url, model, { max_tokens: 1 });
 }
 
 /**
@@ -93,9 +103,9 @@ export async function bringInto(state: ModelState, url: string, model: string): 
 
 /** Unloads the model, whatever it does. */
 export async function bringBack(url: string, model: string): Promise<void> {
-  if ((await modelEntry(url, model)).status.value !== 'unloaded') {
-    await post(url, '/models/unload', { model });
-  }
+  const { value } = (await modelEntry(url, model)).status;
+  if (value === 'loaded') await untilSettled(url, model);
+  if (value !== 'unloaded') await post(url, '/models/unload', { model });
   await untilStatus(url, model, 'unloaded');
 }
 

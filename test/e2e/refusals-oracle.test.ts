@@ -20,6 +20,7 @@ const off = [
   '?autoload=off',
   '?autoload=TRUE',
   '?autoload=2',
+  '?autoload=1&autoload=0',
 ];
 const on = ['?autoload=true', '?autoload=1', '?autoload=%74rue'];
 const unsaid = ['', '?autoload=', '?autoload', '?AUTOLOAD=true', '?x=autoload'];

@@ -95,6 +95,8 @@ describe('GET', () => {
   const queries = ['', '?model=', '?model', '?x=1&model=alpha&a=%26&b=+', '?&model=alpha', '?model=%61lpha'];
   queries.push('?model=nobody', '?model=al+pha', '?MODEL=alpha', '?model=alpha;x=1', '?model=Alpha');
   queries.push('?model=alpha&%zz', '?model=alpha&a=%', '?model=alpha&%ff=%ff', '?model=alpha&autoload=false');
+  queries.push('?model=nobody&model=alpha', '?model=alpha&model=nobody', '?model=&model=alpha');
+  queries.push('?model=alpha&model=', '?model=beta&autoload=true&autoload=0');
 
   it.each(gets)('%s is answered alike, whatever its query says, and so is HEAD', async (path) => {
     const statuses = new Set<number>();

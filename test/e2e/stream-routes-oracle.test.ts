@@ -123,7 +123,7 @@ describe('an answer that has ended', () => {
 
   it('is gone once it was stopped', async () => {
     await pair.expectSame(chat('alpha', 'to be stopped'));
-    for (const _time of ['the first', 'the second']) {
+    for (let time = 1; time <= 2; time += 1) {
       expect(await pair.expectSame(stop('to be stopped'))).toMatchObject({ status: 204, body: '' });
       const { native, ours } = await pair.play(readOn('to be stopped'));
       expect([native.status, ours.status]).toEqual([404, 404]);
@@ -168,6 +168,7 @@ it('a conversation without a name is none', async () => {
     { path: '/v1/stream' },
     { path: '/v1/stream?conv_id=' },
     { path: '/v1/stream?from=0' },
+    { path: '/v1/stream?conv_id=x&conv_id=' },
     { method: 'DELETE', path: '/v1/stream' },
     { method: 'DELETE', path: '/v1/stream?conv_id=' },
   ]) {

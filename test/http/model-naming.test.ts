@@ -76,9 +76,9 @@ describe('the model of a request', () => {
     expect(echoIn(response).headers).not.toHaveProperty('content-type');
   });
 
-  it('of a GET is the first one in its query, decoded', async () => {
+  it('of a GET is the last one in its query, decoded', async () => {
     await ask('{"model":"beta"}');
-    const query = 'x=1&model=second%2Fone:Q4_K_M&model=alpha';
+    const query = 'x=1&model=alpha&model=second%2Fone:Q4_K_M';
     const response = await rawRequest(`${service.url}/props?${query}`);
     const { echo } = JSON.parse(response.body.toString()) as { echo: Echo };
     expect([echo.alias, echo.url]).toEqual(['beta', `/props?${query}`]);

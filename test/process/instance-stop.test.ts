@@ -55,6 +55,16 @@ describe('a ready child that is stopped', () => {
     expect(run.journal.of('stopping').map(({ why }) => why)).toEqual(['SIGTERM']);
   });
 
+  // llama-server forgets the exit command in the moment after it has become ready.
+  test('as soon as it is ready, and forgets the exit command, is sent SIGTERM', async () => {
+    const run = runInstance({ behaviour: { ignoreExitCommand: true }, stopTimeoutMs: 60_000 });
+    await run.reaches('ready');
+    run.instance.stop('evicted');
+    expect(await run.outcome()).toEqual({ kind: 'stopped', reason: 'evicted', exitCode: 0 });
+    expect(run.journal.of('ignored').map((entry) => entry.what)).toEqual(['exit command']);
+    expect(run.journal.of('stopping').map(({ why }) => why)).toEqual(['SIGTERM']);
+  });
+
   test.each([
     ['the exit command', { ignoreExitCommand: true, ignoreSigterm: true }],
     ['SIGTERM', { noProtocol: true, ignoreSigterm: true }],
