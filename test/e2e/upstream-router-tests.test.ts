@@ -49,6 +49,11 @@ async function wordOf(url: string, model: string): Promise<string> {
   return (await modelEntry(url, model)).status.value;
 }
 
+async function loadByHand(url: string, model: string): Promise<void> {
+  await load(url, model);
+  await untilStatus(url, model, 'loaded');
+}
+
 /** Settles when the model's child has a request, or one is held up for it. */
 async function untilBusy(url: string, model: string): Promise<void> {
   await eventually(`${model} is busy`, async () => (await modelEntry(url, model)).in_flight > 0);
@@ -112,7 +117,7 @@ describe.concurrent('the queue, with every load and request slowed down', () => 
 
   it('a request that finds no room waits, and the model that is serving one survives it', async () => {
     const url = urls.oneBusy;
-    await loadAndWait(url, 'a');
+    await loadByHand(url, 'a');
     const busy = tokenize(url, 'a');
     await untilBusy(url, 'a');
     const queued = tokenize(url, 'b');
@@ -124,8 +129,8 @@ describe.concurrent('the queue, with every load and request slowed down', () => 
 
   it('many requests for one model that is not there take one slot, and cost one model', async () => {
     const url = urls.coalesce;
-    await loadAndWait(url, 'a');
-    await loadAndWait(url, 'b');
+    await loadByHand(url, 'a');
+    await loadByHand(url, 'b');
     const busy = tokenize(url, 'a');
     await untilBusy(url, 'a');
     const waiters = [1, 2, 3].map(() => tokenize(url, 'c'));
@@ -140,7 +145,7 @@ describe.concurrent('the queue, with every load and request slowed down', () => 
 
   it('a client that leaves while it waits costs no model its slot', async () => {
     const url = urls.leaver;
-    await loadAndWait(url, 'a');
+    await loadByHand(url, 'a');
     const busy = tokenize(url, 'a');
     await untilBusy(url, 'a');
     const { headers, ...request } = jsonPost({ model: 'b', content: 'hello world' });
@@ -158,7 +163,7 @@ describe.concurrent('the queue, with every load and request slowed down', () => 
 
   it('models are served in the order in which they were asked for', async () => {
     const url = urls.fifo;
-    await loadAndWait(url, 'a');
+    await loadByHand(url, 'a');
     const busy = tokenize(url, 'a');
     await untilBusy(url, 'a');
     const first = tokenize(url, 'b');
@@ -173,7 +178,7 @@ describe.concurrent('the queue, with every load and request slowed down', () => 
 
   it('two requests that find the same idle model are both served in the end', async () => {
     const url = urls.shared;
-    await loadAndWait(url, 'a');
+    await loadByHand(url, 'a');
     const served = await Promise.all([tokenize(url, 'b'), tokenize(url, 'c')]);
     expect(served.map(({ status }) => status)).toEqual([200, 200]);
     expect(await wordOf(url, 'a')).toBe('unloaded');

@@ -102,8 +102,11 @@ describe('a section that names no model', () => {
     expect(errorIn(refused.text)).toMatchObject({ reason: 'model_invalid', model: 'nothing' });
     expect((await post(url, '/models/load', { model: 'nothing' })).status).toBe(503);
     await servedSoon(url, 'good');
-    const begun = supervisor.log().filter(({ msg }) => msg === 'model.loading');
-    expect(begun.map(({ model }) => model)).toEqual(['good']);
+    await eventually('the one load is logged', () => {
+      const begun = supervisor.log().filter(({ msg }) => msg === 'model.loading');
+      expect(begun.map(({ model }) => model)).toEqual(['good']);
+      return true;
+    });
   });
 });
 
