@@ -239,7 +239,9 @@ describe.skipIf(!canListProcesses)('a reload does the same', () => {
       await untilStatus(router.url, 'changed', 'unloaded');
       expect(childOf(router, 'kept')?.pid).toBe(kept);
       expect(childOf(router, 'idle')).toBeUndefined();
-      expect((await modelEntry(router.url, 'idle')).status.args.join(' ')).toContain(' --ctx-size 1024 ');
+      await eventually(`${router.name} lists idle as it is now`, async () =>
+        (await modelEntry(router.url, 'idle')).status.args.join(' ').includes(' --ctx-size 1024 '),
+      );
       expect(await chat(router.url, 'changed')).toBe(nameAnswer('changed'));
       expect(childOf(router, 'changed')?.command).toContain(' --ctx-size 1024 ');
       expect(await chat(router.url, 'kept')).toBe(nameAnswer('kept'));
@@ -258,7 +260,10 @@ describe.skipIf(!canListProcesses)('a reload does the same', () => {
     for (const [router, pid] of pids) {
       await untilGone(router, 'kept', pid);
       for (const id of ['gone', 'kept']) {
-        expect((await modelEntry(router.url, id)).status.args.join(' ')).toContain(' --ctx-size 512 ');
+        // The process is gone a moment before its last words are read, and the list tells of its end.
+        await eventually(`${router.name} lists ${id} as it is now`, async () =>
+          (await modelEntry(router.url, id)).status.args.join(' ').includes(' --ctx-size 512 '),
+        );
       }
     }
   });

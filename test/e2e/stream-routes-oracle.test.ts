@@ -247,10 +247,15 @@ describe('while its model is waited for', () => {
       busy.abort();
       let stopped: number | undefined;
       void waiting.then(({ status }) => (stopped = status));
-      await eventually('the request is given up', async () => {
-        expect((await ask(url, stop('waiting'))).status).toBe(204);
-        return stopped !== undefined;
-      });
+      await eventually(
+        'the request is given up',
+        async () => {
+          expect((await ask(url, stop('waiting'))).status).toBe(204);
+          return stopped !== undefined;
+        },
+        // The native router gives it up when its model is there, for which the other one has to stop.
+        { deadlineMs: 40_000 },
+      );
       const { status, body: refusal } = await waiting;
       expect(status, who).toBe(400);
       expect(refusal.toString()).toContain('request cancelled by a stop while the model was loading');
