@@ -86,6 +86,9 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     return await runInPlace(found.path, [...appCommand(env), ...nativeArgs]);
   }
 
+  // Until it has started there is nothing to be read again, and by default this signal would end it.
+  const onHangup = (): void => undefined;
+  if (!hasTerminal()) process.on('SIGHUP', onHangup);
   const log = await createLog({ level: settings.logLevel, format: settings.logFormat });
   const { version, backends } = facts;
   log.info({ path: found.path, origin: found.origin, version, backends }, 'llama-server');
@@ -114,6 +117,7 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     fakeTiming: (env['LLAMA_SERVER_DEBUG_FAKE_TIMING'] ?? '') !== '',
   });
   endOnSignals(supervisor, log);
+  process.off('SIGHUP', onHangup);
   if (settings.demo || process.stdout.isTTY) {
     process.stdout.write(
       firstRequests(supervisor.endpoint, supervisor.catalog.models, settings.apiKeys.length > 0),

@@ -112,18 +112,33 @@ export class Supervisor {
    *
    * @throws with a message for the user when a directory, file or address that was named cannot be used
    */
-  static async start({
-    settings,
-    childOptions,
-    helperArgs,
-    binary,
-    facts: server,
-    env,
-    log,
-    loadFirst,
-    vertex,
-    fakeTiming = false,
-  }: SupervisorOptions): Promise<Supervisor> {
+  static async start(options: SupervisorOptions): Promise<Supervisor> {
+    const undo: (() => unknown)[] = [];
+    try {
+      return await Supervisor.#start(options, (end) => undo.push(end));
+    } catch (error) {
+      // What runs by then must neither go on nor keep this process.
+      for (const end of undo.reverse()) await end();
+      throw error;
+    }
+  }
+
+  /** @param onFailure takes what ends a part again when a later one cannot be started; called in reverse order */
+  static async #start(
+    {
+      settings,
+      childOptions,
+      helperArgs,
+      binary,
+      facts: server,
+      env,
+      log,
+      loadFirst,
+      vertex,
+      fakeTiming = false,
+    }: SupervisorOptions,
+    onFailure: (end: () => unknown) => void,
+  ): Promise<Supervisor> {
     // 1. What is served.
     const uiSettings = await readWebUiSettings(settings);
     const cache = cacheDirectory(env);
@@ -131,6 +146,7 @@ export class Supervisor {
     const modelsDirs = [settings.modelsDir, demo?.directory].filter((directory) => directory !== undefined);
     const presetFiles = [demo?.presetFile, settings.modelsPreset].filter((file) => file !== undefined);
     const facts = new FactsStore({ cacheFile: join(cache, 'gguf-facts.json') });
+    onFailure(() => facts.close());
     const catalog = await LiveCatalog.open({
       env,
       modelsDirs,
@@ -142,11 +158,13 @@ export class Supervisor {
       onChange: (diff) => followCatalog(diff, { scheduler, launcher, events }),
       onError: (error) => log.error({ err: error }, 'looking for models failed'),
     });
+    onFailure(() => catalog.close());
     reportCatalog(catalog.current, catalog.cacheDirectories, modelsDirs, log);
     reportDefaultModel(catalog.current, settings, log);
 
     // 2. Who runs it.
     const guard = new OrphanGuard(log);
+    onFailure(() => guard.close());
     const events = new EventBus((error) => log.error({ err: error }, 'an event listener failed'));
     const feed = new EventFeed({ events, log });
     const counters = new Counters();
@@ -180,9 +198,11 @@ export class Supervisor {
       stopTimeoutMs: helperStopMs,
       silenceTimeoutMs: settings.timeoutMs,
     });
+    onFailure(() => helper.stop());
     // What is wrong with its tools and MCP servers is to be known at once, as by the native router.
     if (helperFeatures(settings).tools) await helper.ready(new AbortController().signal);
     const downloads = new Downloads({ binary, facts: server, env, settings, catalog, guard, events, log });
+    onFailure(() => downloads.close());
 
     // 3. Who asks.
     const keys = new LiveKeys(settings, log);
@@ -229,6 +249,11 @@ export class Supervisor {
       settings,
       scheme: tls === undefined ? 'http' : 'https',
       createServer: () => createServer({ app, tracer, tls, onAcceptError }),
+    });
+    onFailure(() => {
+      scheduler.killAll();
+      void listeners.close();
+      listeners.closeAllConnections();
     });
 
     // 4. Say so.
@@ -305,8 +330,9 @@ export class Supervisor {
 
   /** Kills every child now. */
   killAll(): void {
-    const { scheduler, listeners, guard, removeRunFile } = this.#parts;
+    const { scheduler, helper, listeners, guard, removeRunFile } = this.#parts;
     scheduler.killAll();
+    helper.kill();
     void listeners.close();
     guard.close();
     removeRunFile();

@@ -425,7 +425,7 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
     group: 'limits',
     kind: seconds({ orZero: true }),
     initial: '60',
-    help: 'How long running requests may go on after a stop signal; 0 = not at all.',
+    help: 'How long running requests may go on after a stop signal or an unload; 0 = not at all.',
   },
   defaultModel: {
     name: '--default-model',

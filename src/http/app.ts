@@ -142,7 +142,7 @@ export function createApp(options: AppOptions) {
   });
   app.onError((thrown, c) => {
     const error = asRouterError(thrown);
-    c.env.trace.error = error;
+    c.env.trace.fail(error);
     return new Response(JSON.stringify(error), {
       status: error.status,
       headers: { 'Content-Type': JSON_TYPE, ...error.headers },

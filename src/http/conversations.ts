@@ -13,6 +13,8 @@ export interface ConversationTurn {
   readonly stopped: AbortSignal;
   /** Whether it waits for its model still. */
   readonly isWaiting: boolean;
+  /** It waits for its model: again, when nothing of it had reached the one it was sent to. */
+  waits(): void;
   /** It is being sent to the child. */
   forwarded(): void;
   /** Its answer has ended, or it was refused. */
@@ -45,9 +47,14 @@ export class Conversations {
     this.#closing.abort();
   }
 
-  /** A request of the conversation has come; one before it that still waits for its model is stopped. */
+  /**
+   * A request of the conversation has come. One before it that still waits is stopped, and so is one that the same model
+   * is answering, as its child does by itself; another model's answer goes on for the client that reads it.
+   */
   begin(id: string, model: string): ConversationTurn {
-    this.stop(id);
+    const before = this.#turns.get(id);
+    if (before?.isWaiting === false && before.model !== model) this.#forget(id, before);
+    else this.stop(id);
     const turn = new Turn(model, () => {
       if (this.#turns.get(id) !== turn) return;
       this.#ended += 1;
@@ -66,9 +73,13 @@ export class Conversations {
   stop(id: string): void {
     const turn = this.#turns.get(id);
     if (turn === undefined) return;
+    this.#forget(id, turn);
+    turn.stop();
+  }
+
+  #forget(id: string, turn: Turn): void {
     if (turn.hasEnded) this.#ended -= 1;
     this.#turns.delete(id);
-    turn.stop();
   }
 
   get size(): number {
@@ -101,6 +112,10 @@ class Turn implements ConversationTurn {
 
   get stopped(): AbortSignal {
     return this.#controller.signal;
+  }
+
+  waits(): void {
+    this.isWaiting = true;
   }
 
   forwarded(): void {

@@ -80,7 +80,7 @@ export async function sendToHelper(
     if ((isSafe || !end.requestStarted) && attempt < attempts) continue;
     const error = helperError(end.error, gone);
     if (!end.responseStarted) throw error;
-    trace.error = error;
+    trace.fail(error);
     breakOff(outgoing, error, end);
     return undefined;
   }

@@ -85,13 +85,14 @@ export function loadModel(options: ModelRoutesOptions) {
       downloads: () => options.downloads.list(),
     });
     c.env.trace.model = model.id;
-    const problem = await options.vet(model);
-    if (problem !== undefined) throw invalidModel(model.id, problem);
     const client = new AbortController();
     const { outgoing } = c.env;
     const onClose = (): void => client.abort();
     outgoing.once('close', onClose);
+    if (outgoing.destroyed) onClose();
     try {
+      const problem = await options.vet(model);
+      if (problem !== undefined) throw invalidModel(model.id, problem);
       await options.scheduler.load(model.id, client.signal);
     } finally {
       outgoing.off('close', onClose);

@@ -127,6 +127,7 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
   const { incoming, trace } = c.env;
   const { model, body, turn } = request;
   for (let attempt = 1; ; attempt += 1) {
+    turn?.waits();
     const lease =
       options.scheduler.tryAcquire(model.id, request) ?? (await waitForLease(options, c, request));
     trace.admittedAt ??= performance.now();
@@ -174,7 +175,7 @@ export interface RelayAnswerOptions {
  * Sends a request to the child of a lease and relays its answer; tells the client of a failure in the middle of it.
  *
  * @returns false when nothing of it was sent, and it may be sent again
- * @throws RouterError child_gone, child_timeout, shutting_down, while nothing has been answered
+ * @throws RouterError child_gone, child_timeout, shutting_down, stream_stopped, while nothing has been answered
  */
 export async function relayAnswer(
   c: ProxyContext,
@@ -205,9 +206,11 @@ export async function relayAnswer(
   // Waited for also before another attempt, which must not find the same dying instance again.
   const outcome = await lease.outcomeWithin(reasonPatienceMs);
   if (!end.requestStarted && mayRepeat) return false;
-  const error = childFailure(lease.model, end.error, outcome);
+  const error = stopped?.aborted
+    ? new RouterError('stream_stopped', 'request cancelled by a stop', { model: lease.model })
+    : childFailure(lease.model, end.error, outcome);
   if (!end.responseStarted) throw error;
-  trace.error = error;
+  trace.fail(error);
   breakOff(outgoing, error, { isEventStream: end.isEventStream && !silent });
   return true;
 }
@@ -264,7 +267,7 @@ function stoppedMeanwhile(model: string): RouterError {
 export function refuse(c: ProxyContext, thrown: unknown): void {
   const { incoming, outgoing, trace } = c.env;
   const error = asRouterError(thrown);
-  trace.error = error;
+  trace.fail(error);
   sendError(incoming, outgoing, error);
 }
 

@@ -20,7 +20,7 @@ export type RelayEnd =
       /** Whether the answer announced its length. */
       readonly framed: boolean;
     }
-  /** The client left, or did not read; the child was told by closing its connection (unless detached). */
+  /** The client left, or did not read; the child was told by closing its connection, or has answered nobody to the end. */
   | { readonly kind: 'client gone' }
   /** The child's side failed. */
   | {
@@ -44,6 +44,7 @@ export class Relay implements Dispatcher.DispatchHandler {
   #settle!: (end: RelayEnd) => void;
   #controller: Dispatcher.DispatchController | undefined;
   #clientGone = false;
+  #responseStarted = false;
   #isEventStream = false;
   #framed = false;
   #slowReaderTimer: NodeJS.Timeout | undefined;
@@ -75,6 +76,7 @@ export class Relay implements Dispatcher.DispatchHandler {
     // Informational answers (1xx) belong to the connection to the child.
     if (statusCode < 200) return;
     this.#options.onFirstByte();
+    this.#responseStarted = true;
     this.#framed = headers['content-length'] !== undefined;
     const contentType = headers['content-type'];
     this.#isEventStream = typeof contentType === 'string' && contentType.startsWith('text/event-stream');
@@ -104,7 +106,8 @@ export class Relay implements Dispatcher.DispatchHandler {
   }
 
   onResponseError(_controller: Dispatcher.DispatchController, error: Error): void {
-    if (this.#clientGone) {
+    // An answer that can be read on has failed also when nobody reads it just now.
+    if (this.#clientGone && !this.#isDetached) {
       this.#finish({ kind: 'client gone' });
       return;
     }
@@ -112,7 +115,7 @@ export class Relay implements Dispatcher.DispatchHandler {
       kind: 'upstream failed',
       error,
       requestStarted: this.#controller !== undefined,
-      responseStarted: this.#outgoing.headersSent,
+      responseStarted: this.#responseStarted,
       isEventStream: this.#isEventStream,
     });
   }

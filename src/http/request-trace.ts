@@ -12,7 +12,31 @@ export interface RequestTrace {
   model: string | undefined;
   admittedAt: number | undefined;
   firstByteAt: number | undefined;
+  readonly error: RouterError | undefined;
+  /** Notes why it failed. When its line is written already, because its client had left, that is one more line. */
+  fail(error: RouterError): void;
+}
+
+class Trace implements RequestTrace {
+  readonly id: string;
+  readonly startedAt = performance.now();
+  readonly #onLateFailure: (trace: Trace, error: RouterError) => void;
+  route = 'other';
+  model: string | undefined;
+  admittedAt: number | undefined;
+  firstByteAt: number | undefined;
   error: RouterError | undefined;
+  isWritten = false;
+
+  constructor(id: string, onLateFailure: (trace: Trace, error: RouterError) => void) {
+    this.id = id;
+    this.#onLateFailure = onLateFailure;
+  }
+
+  fail(error: RouterError): void {
+    this.error = error;
+    if (this.isWritten) this.#onLateFailure(this, error);
+  }
 }
 
 /** Probes come every few seconds, and a page of the web UI has a hundred parts; their lines are for debugging. */
@@ -31,22 +55,22 @@ export class RequestTracer {
 
   begin(incoming: IncomingMessage, outgoing: ServerResponse): RequestTrace {
     this.#last += 1;
-    const trace: RequestTrace = {
-      id: requestId(incoming) ?? `${process.pid}-${this.#last}`,
-      startedAt: performance.now(),
-      route: 'other',
-      model: undefined,
-      admittedAt: undefined,
-      firstByteAt: undefined,
-      error: undefined,
-    };
+    const trace = new Trace(requestId(incoming) ?? `${process.pid}-${this.#last}`, this.#failedLate);
     this.#counters.inFlight += 1;
     outgoing.once('close', () => this.#end(trace, incoming, outgoing));
     return trace;
   }
 
-  #end(trace: RequestTrace, incoming: IncomingMessage, outgoing: ServerResponse): void {
+  /** The answer of a client that had left could be read on, and was lost. */
+  readonly #failedLate = ({ id, model }: Trace, error: RouterError): void => {
+    if (error.status < 500) return;
+    const line = { id, model, error: { reason: error.code, message: error.message } };
+    this.#log.warn(line, 'failed after its client had left');
+  };
+
+  #end(trace: Trace, incoming: IncomingMessage, outgoing: ServerResponse): void {
     const counters = this.#counters;
+    trace.isWritten = true;
     counters.inFlight -= 1;
     counters.countRequest(trace.route, outgoing.statusCode);
     // An answer that ended early without an error of ours was left by its client; who waited for it hears so later.

@@ -79,7 +79,7 @@ export function predict(options: PredictOptions, routes: readonly string[]) {
           return await answerTo(instance, prediction);
         } catch (thrown) {
           const error = asRouterError(thrown);
-          if (error.status >= 500) trace.error ??= error;
+          if (error.status >= 500 && trace.error === undefined) trace.fail(error);
           return JSON.stringify(error);
         }
       });

@@ -22,8 +22,9 @@ export function runFileName(where: { readonly port: number } | { readonly socket
 }
 
 /**
- * Writes a run file (mode 0600) in a directory of this user's alone; returns how to remove it again: only while it is
- * this one and not that of another process, which may share a port.
+ * Writes a run file (mode 0600) in a directory that nobody else can write to; returns how to remove it again: only while
+ * it is this one and not that of another process, which may share a port. Others may enter a directory that was there
+ * before, as a service manager makes it: sockets may be in it.
  *
  * @throws when the directory cannot be made, or is not this user's
  */
@@ -34,7 +35,7 @@ export async function writeRunFile(directory: string, name: string, content: Run
   if (!stats.isDirectory() || (uid !== undefined && stats.uid !== uid)) {
     throw new Error(`${directory} is not a directory of this user; remove it or set XDG_RUNTIME_DIR`);
   }
-  await chmod(directory, 0o700);
+  if ((stats.mode & 0o022) !== 0) await chmod(directory, stats.mode & 0o7755);
   const file = join(directory, name);
   const temporary = `${file}.${process.pid}`;
   const text = `${JSON.stringify(content)}\n`;

@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
 import { counting, endless, writeModels } from '../helpers/known-answer-models.js';
+import { sigkill } from '../helpers/processes.js';
 import { jsonPost, rawExchange, rawRequest, type RawExchange } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
 import {
@@ -193,6 +194,40 @@ describe('an answer with an X-Conversation-Id', () => {
     };
     await end(600, false);
     expect(await end(3, true)).toBeGreaterThan(3_000);
+  });
+
+  it('that its child loses says so to who reads it on, whether or not somebody was reading it then', async () => {
+    const dir = await writeModels({ talker: endless() });
+    const supervisor = await startRealSupervisor({ args: ['--models-dir', dir] });
+    const { url } = supervisor;
+    for (const leaves of [true, false]) {
+      const id = leaves ? 'left' : 'stayed';
+      const first = resumableChat(url, 'talker', id, { max_tokens: -1 });
+      await untilReceived(first, 1_000);
+      if (leaves) {
+        first.abort();
+        // Its line is written when the client has gone, and the answer goes on.
+        await eventually('its client is known to have left', () =>
+          supervisor.log().some(({ msg, clientGone }) => msg === 'request' && clientGone === true),
+        );
+      }
+      const { pid } = await modelEntry(url, 'talker');
+      sigkill(pid ?? 0);
+      await untilStatus(url, 'talker', 'unloaded');
+      const { message } = await eventually('what became of it', async () => {
+        const { status, text } = await get(url, streamPath(id));
+        const error = status === 404 && errorIn(text);
+        return error && error.message.includes('SIGKILL') && error;
+      });
+      expect(message).toMatch(
+        /^Stream not found or expired: model name=talker failed while it was answering/,
+      );
+    }
+    await eventually('a line of the log', () =>
+      supervisor
+        .log()
+        .some(({ msg, model }) => msg === 'failed after its client had left' && model === 'talker'),
+    );
   });
 
   it('is superseded by the next one of its conversation', async () => {

@@ -67,11 +67,22 @@ export function errorIn(text: string): ErrorBody {
   return error;
 }
 
-/** What a model answers to a chat; rejects when the answer is none, with what came instead. */
+/**
+ * What a model answers to a chat; rejects when the answer is none, with what came instead. The native router is asked
+ * again when a load fails there, because its children lose their ports to others on a busy machine.
+ */
 export async function chat(url: string, model: string, more: object = {}): Promise<string> {
-  const { status, text, json } = await post(url, '/v1/chat/completions', { ...question(model), ...more });
+  const ask = () => post(url, '/v1/chat/completions', { ...question(model), ...more });
+  let answer = await ask();
+  for (let tries = 1; tries < 3 && isLoadFailedNatively(answer); tries += 1) answer = await ask();
+  const { status, text, json } = answer;
   if (status !== 200) throw new Error(`${model} answered ${status}: ${text}`);
   return (json as { choices: [{ message: { content: string } }] }).choices[0].message.content;
+}
+
+/** In words that our router never uses: it says why, and with another status. */
+function isLoadFailedNatively({ status, text }: { status: number; text: string }): boolean {
+  return status === 500 && /"message":"model name=[^"]* failed to load","type"/.test(text);
 }
 
 /** The body of a chat request, without options. */

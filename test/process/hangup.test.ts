@@ -4,9 +4,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect, it } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
-import { eventually } from '../helpers/eventually.js';
-import { fakeLlamaServer } from '../helpers/fake-llama-server.js';
+import { eventually, withDeadline } from '../helpers/eventually.js';
+import { fakeBehaviourEnv, fakeLlamaServer } from '../helpers/fake-llama-server.js';
 import { alive, sigkill } from '../helpers/processes.js';
+import { launchSupervisor } from '../helpers/supervisor-process.js';
 import { tempDir } from '../helpers/temp-dir.js';
 
 const script = fileURLToPath(new URL('../../bin/llama-supervisor.js', import.meta.url));
@@ -53,6 +54,20 @@ it('a terminal that is closed ends the supervisor, while SIGHUP alone has the di
   expect(alive(pid)).toBe(true);
   child.stdin.write('\n');
   await eventually('it has ended', () => said.includes('ended'));
+});
+
+it('SIGHUP during the start, when there is nothing to be read again yet, does not end it', async () => {
+  const supervisor = launchSupervisor({
+    args: ['--tools', 'all'],
+    env: fakeBehaviourEnv({ hangs: ['/health'] }),
+  });
+  const { pid } = supervisor;
+  await eventually('it has looked for models', () =>
+    supervisor.log().some(({ msg }) => msg === 'looking for models in'),
+  );
+  process.kill(pid, 'SIGHUP');
+  await eventually('it has taken the signal', () => pendingHangups(pid) === 0);
+  await expect(withDeadline('its end', supervisor.exited, 500)).rejects.toThrow('not within');
 });
 
 /** Whether SIGHUP (1) was sent to the process and not taken yet, by the kernel's word. */

@@ -51,6 +51,15 @@ function listening(supervisor: LaunchedSupervisor) {
   return supervisor.log().find(({ msg }) => msg === 'listening');
 }
 
+test('a start that is refused when its helper runs already ends all the same, with the helper', async () => {
+  const other = await start();
+  const launched = launchSupervisor({ args: ['--tools', 'all', '--port', String(other.port)], cacheHome });
+  const { code } = await withDeadline('the start is refused', launched.exited, 20_000);
+  expect(code, launched.output()).toBe(1);
+  expect(launched.output()).toContain('EADDRINUSE');
+  await eventually('nothing of it is left', () => launched.family().length === 0);
+});
+
 describe('a supervisor on Unix sockets alone', () => {
   test('says so in its log and its run file, and leaves nothing behind', async () => {
     const path = join(tempDir(), 'it.sock');

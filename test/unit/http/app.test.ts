@@ -17,7 +17,7 @@ describe.each(['', '/llama'])('createApp with the prefix "%s"', (apiPrefix) => {
     const env = {
       incoming: { url: path, method, headers: { 'content-encoding': 'gzip' } },
       outgoing: { destroyed: true, destroy: () => undefined },
-      trace: { route: 'other' },
+      trace: { route: 'other', fail: () => undefined },
     };
     await app.request(path, { method }, env);
     return env.trace.route;

@@ -15,6 +15,29 @@ describe('conversations', () => {
     expect(second.isWaiting).toBe(false);
   });
 
+  it('leave an answer alone that another model is giving, and stop one of the same model', () => {
+    const conversations = new Conversations();
+    const first = conversations.begin('a', 'alpha');
+    first.forwarded();
+    const second = conversations.begin('a', 'beta');
+    expect(first.stopped.aborted).toBe(false);
+    expect(conversations.find('a')).toBe(second);
+    second.forwarded();
+    conversations.begin('a', 'beta');
+    expect(second.stopped.aborted).toBe(true);
+  });
+
+  it('wait again when what was sent had not arrived, and are stopped then', () => {
+    const conversations = new Conversations();
+    const turn = conversations.begin('a', 'alpha');
+    turn.forwarded();
+    expect(turn.isWaiting).toBe(false);
+    turn.waits();
+    expect(turn.isWaiting).toBe(true);
+    conversations.begin('a', 'beta');
+    expect(turn.stopped.aborted).toBe(true);
+  });
+
   it('are forgotten when they are stopped, which their requests hear of', () => {
     const conversations = new Conversations();
     const turn = conversations.begin('a', 'alpha');
