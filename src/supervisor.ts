@@ -29,7 +29,7 @@ import { OrphanGuard } from './instance/orphan-guard.js';
 import { ProcessMemory } from './instance/process-memory.js';
 import type { Catalog } from './models/catalog.js';
 import type { CatalogDiff } from './models/catalog-diff.js';
-import { removeFromCache } from './models/disk/remove-cached.js';
+import { planRemoval } from './models/disk/remove-cached.js';
 import { FactsStore } from './models/gguf/facts-store.js';
 import { LiveCatalog } from './models/live-catalog.js';
 import type { Watching } from './models/watching/watcher.js';
@@ -231,7 +231,9 @@ export class Supervisor {
       feed,
       downloads,
       withdraw: (id) => scheduler.withdraw(id, beingDeleted(id)),
-      removeFiles: (model) => removeFromCache(model, catalog.cacheDirectories, catalog.current.models),
+      planRemoval: (model) => planRemoval(model, catalog.cacheDirectories, catalog.current.models),
+      onLateRemovalFailure: (model, error) =>
+        log.error({ err: error, model }, 'a removal failed that had been answered as going on'),
       events,
       memoryOf: (pids) => memory.of(pids),
       describeLaunch: (model, status) => launcher.describe(model, status),

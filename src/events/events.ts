@@ -51,8 +51,13 @@ export type SupervisorEvent =
       readonly reason: string;
       readonly message: string;
     }
-  /** Deleted from the cache, because somebody asked for that. */
-  | { readonly type: 'model.removed'; readonly model: string };
+  | {
+      /** Deleted from the cache, because somebody asked for that. */
+      readonly type: 'model.removed';
+      readonly model: string;
+      /** Those that have gone, and the bytes that this has freed; none of a download that was cancelled or forgotten. */
+      readonly files?: { readonly removed: readonly string[]; readonly freedBytes: number };
+    };
 
 export type EventListener = (event: SupervisorEvent) => void;
 

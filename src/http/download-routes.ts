@@ -2,6 +2,7 @@ import type { Context } from 'hono';
 import { RouterError } from '../errors.js';
 import type { EventBus } from '../events/events.js';
 import type { Catalog } from '../models/catalog.js';
+import type { Removed } from '../models/disk/removal.js';
 import type { Model } from '../models/model.js';
 import type { HttpEnv } from './app.js';
 import { jsonAnswer } from './json-answer.js';
@@ -17,7 +18,7 @@ export interface DownloadedBytes {
 
 /** A download, as a list shows it. */
 export type DownloadView = {
-  /** `user/repo` or `user/repo:TAG`, as it was asked for. No model of the catalog has this name. */
+  /** `user/repo` or `user/repo:TAG`, as it was asked for. A model of the catalog that has this name cannot be served. */
   readonly id: string;
   /** All files so far, by URL. */
   readonly progress: Readonly<Record<string, DownloadedBytes>>;
@@ -45,22 +46,38 @@ export interface Downloads {
    *
    * @param signal its client has left; counts until then
    * @throws RouterError model_exists, hub_name_invalid, hub_offline, hub_not_found, hub_refused, hub_unreachable,
-   *   disk_full, too_many_downloads, shutting_down, client_gone
+   *   disk_full, too_many_downloads, shutting_down, client_gone, model_unloaded_meanwhile
    */
   start(name: string, signal: AbortSignal): Promise<void>;
-  /** Ends a download that goes on and removes what has come of it; false if there is none of that name. */
+  /**
+   * Ends a download that goes on, or is about to begin, and removes what has come of it; false if there is none of that
+   * name.
+   */
   cancel(id: string): boolean;
   /** Those that go on, oldest first, then the last that failed. */
   list(): readonly DownloadView[];
-  /** Cancels a download that goes on, and forgets one that failed; false if there is none of that name. */
-  remove(id: string): Promise<boolean>;
+  /**
+   * Cancels a download that goes on or is about to begin, and forgets one that failed; undefined if there is none of that
+   * name.
+   */
+  remove(id: string): Promise<RemovedDownload | undefined>;
   /**
    * Does `work` on the cached files of a model while none of its repository comes: downloads that are asked for
-   * meanwhile begin after it.
+   * meanwhile begin after it, and such work waits for it.
    *
-   * @throws RouterError model_downloading when one goes on
+   * @param work may end before its files are let go: downloads wait for what it gives to `hold`, too, and such work is
+   *   refused until then
+   * @throws RouterError model_downloading when one goes on, remove_failed when earlier work holds the files
    */
-  keepOut<T>(id: string, work: () => Promise<T>): Promise<T>;
+  keepOut<T>(id: string, work: (hold: Hold) => Promise<T>): Promise<T>;
+}
+
+/** Keeps a repository out until that settles. */
+export type Hold = (until: Promise<unknown>) => void;
+
+export interface RemovedDownload {
+  /** Id of the model that it has brought, because it ended before it could be cancelled. */
+  readonly brought: string | undefined;
 }
 
 export interface DownloadRoutesOptions {
@@ -100,69 +117,127 @@ export interface RemoveModelOptions {
    */
   readonly withdraw: (id: string) => Promise<() => void>;
   /**
-   * Removes the files of a model from the caches; called for one model at a time.
+   * Looks what of a model is to go from the caches, and whether it may; changes nothing and settles, if late, with a refusal.
    *
+   * @returns removes that; called for one model at a time, as long as the caches answer
    * @throws RouterError
    */
-  readonly removeFiles: (model: Model) => Promise<unknown>;
+  readonly planRemoval: (model: Model) => Promise<() => Promise<Removed>>;
+  /** Told of a removal that failed after its request was answered. */
+  readonly onLateRemovalFailure: (id: string, error: unknown) => void;
+  /** How long removing the files may take before the request is answered that it goes on. */
+  readonly removeTimeoutMs?: number;
   readonly events: EventBus;
 }
 
+const defaultRemoveTimeoutMs = 30_000;
+
 /**
  * `DELETE /models?model=ID`: removes a model from the cache, with its instance if it runs, or ends or forgets a download.
- * An alias is no ID here. Answers when it is done; requests for the same model share one removal.
+ * An alias is no ID here. Answers when it is done, with what has gone, or when the cache does not answer; requests for
+ * the same model share one removal.
  */
 export function removeModel(options: RemoveModelOptions) {
   const { downloads, catalog, events } = options;
-  const removals = new Map<string, Promise<void>>();
-  let last: Promise<unknown> = Promise.resolve();
-  const removeFiles = (model: Model): Promise<unknown> => {
-    const turn = last.then(() => options.removeFiles(model));
-    last = turn.catch(() => undefined);
-    return turn;
-  };
+  const removals = new Map<string, Promise<Removed | undefined>>();
+  const removal = new ModelRemoval(options);
 
-  const remove = async (id: string): Promise<void> => {
-    const wasDownload = await downloads.remove(id);
-    // A download that was ended too late has left a model.
-    const model = modelOf(catalog(), id);
-    if (model !== undefined) await removeOne(model, { ...options, removeFiles });
-    else if (!wasDownload) throw unknownModel(id);
+  const remove = async (id: string): Promise<Removed | undefined> => {
+    const download = await downloads.remove(id);
+    // One that was ended too late has left a model.
+    const model = modelOf(catalog(), download?.brought ?? id);
+    if (model !== undefined) return await removal.of(model);
+    if (download === undefined) throw unknownModel(id);
     events.emit({ type: 'model.removed', model: id });
+    return undefined;
   };
 
   return async function removeModelHandler(c: Context<HttpEnv>): Promise<Response> {
     const id = queryValue(c.env.incoming.url, 'model');
     if (id === '') throw nameMissing();
     c.env.trace.model = id;
-    let removal = removals.get(id);
-    if (removal === undefined) {
-      removal = remove(id).finally(() => removals.delete(id));
-      removals.set(id, removal);
+    let answer = removals.get(id);
+    if (answer === undefined) {
+      answer = remove(id).finally(() => removals.delete(id));
+      removals.set(id, answer);
     }
-    await removal;
-    return jsonAnswer(c, { success: true });
+    const files = await answer;
+    return jsonAnswer(c, {
+      success: true,
+      ...(files === undefined ? {} : { removed: files.removed, freed_bytes: files.freedBytes }),
+    });
   };
 }
 
-async function removeOne(
-  { id, canRemove }: Model,
-  { downloads, catalog, withdraw, removeFiles, reload }: RemoveModelOptions,
-): Promise<void> {
-  if (!canRemove) throw notRemovable(id);
-  await downloads.keepOut(id, async () => {
-    const putBack = await withdraw(id);
+/** Removes models from the caches: refused before they are stopped, or else stopped and then removed. */
+class ModelRemoval {
+  readonly #options: RemoveModelOptions;
+  /** Settles when the next may look at the files and remove them; never rejects. */
+  #last: Promise<unknown> = Promise.resolve();
+
+  constructor(options: RemoveModelOptions) {
+    this.#options = options;
+  }
+
+  async of({ id, canRemove }: Model): Promise<Removed> {
+    const { downloads, withdraw } = this.#options;
+    if (!canRemove) throw notRemovable(id);
+    return await downloads.keepOut(id, async (hold) => {
+      // 1. Whoever is refused is not stopped.
+      await this.#plan(id);
+      // 2. The catalog and the disk may be others when it has stopped.
+      const putBack = await withdraw(id);
+      return await this.#inTurn(async () => {
+        const carryOut = await this.#plan(id).catch((error: unknown) => {
+          putBack();
+          throw error;
+        });
+        // 3. From here on there is no way back, however long the disk takes.
+        const carriedOut = this.#carryOut(id, carryOut).finally(putBack);
+        return await this.#answer(id, carriedOut, hold);
+      });
+    });
+  }
+
+  async #plan(id: string): Promise<() => Promise<Removed>> {
+    const { catalog, planRemoval } = this.#options;
+    const model = modelOf(catalog(), id);
+    if (model === undefined) throw unknownModel(id);
+    if (!model.canRemove) throw notRemovable(id);
+    return await planRemoval(model);
+  }
+
+  async #carryOut(id: string, removeFiles: () => Promise<Removed>): Promise<Removed> {
+    const { reload, events } = this.#options;
+    const { removed, freedBytes } = await removeFiles();
+    await reload();
+    events.emit({ type: 'model.removed', model: id, files: { removed, freedBytes } });
+    return { removed, freedBytes };
+  }
+
+  /** Nobody waits longer for it than `removeTimeoutMs`; it goes on, and holds the files. */
+  async #answer(id: string, carriedOut: Promise<Removed>, hold: Hold): Promise<Removed> {
+    const { onLateRemovalFailure, removeTimeoutMs = defaultRemoveTimeoutMs } = this.#options;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        hold(carriedOut);
+        carriedOut.catch((error: unknown) => onLateRemovalFailure(id, error));
+        reject(notAnswering(id));
+      }, removeTimeoutMs);
+    });
     try {
-      // The catalog may be another one since.
-      const model = modelOf(catalog(), id);
-      if (model === undefined) throw unknownModel(id);
-      if (!model.canRemove) throw notRemovable(id);
-      await removeFiles(model);
-      await reload();
+      return await Promise.race([carriedOut, late]);
     } finally {
-      putBack();
+      clearTimeout(timer);
     }
-  });
+  }
+
+  async #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(work);
+    this.#last = turn.catch(() => undefined);
+    return await turn;
+  }
 }
 
 /** The model of that id; an alias names none. */
@@ -198,4 +273,11 @@ function unknownModel(id: string): RouterError {
 function notRemovable(id: string): RouterError {
   const message = `model name=${id} is not removable (not from cache)`;
   return new RouterError('model_not_removable', message, { model: id });
+}
+
+function notAnswering(id: string): RouterError {
+  const message =
+    `model name=${id} is not removed yet: the cache does not answer; its removal goes on when it does, ` +
+    'and the model is not served until then';
+  return new RouterError('remove_failed', message, { model: id });
 }

@@ -47,7 +47,10 @@ export function listModels(options: ModelRoutesOptions) {
     if (queryValue(c.env.incoming.url, 'reload')) await reload();
     const memory = await memoryOf(scheduler.pids);
     const now = Math.floor(Date.now() / 1000);
-    const { listed } = catalog();
+    const coming = downloads.list();
+    // A model that is being downloaded once more, because its files are not whole, is listed as what it will be.
+    const replaced = new Set(coming.map(({ id }) => id));
+    const listed = catalog().listed.filter(({ id }) => !replaced.has(id));
     const entries = listed.map((model) => {
       const status = scheduler.status(model.id);
       const known = facts(model);
@@ -61,7 +64,6 @@ export function listModels(options: ModelRoutesOptions) {
       });
       return { id: model.id, entry, single: singleModelEntry(model, known) };
     });
-    const coming = downloads.list();
     if (coming.length > 0) {
       for (const download of coming) {
         const { id } = download;

@@ -21,6 +21,12 @@ export interface WebUiOptions {
   readonly slowReaderMs: number;
 }
 
+/** What the helper, a small router by itself, answers to GET besides the web UI. None of it is for our clients. */
+const routesOfHelper = new Set([
+  ...['/health', '/v1/health', '/metrics', '/props', '/models', '/v1/models', '/models/sse'],
+  ...['/lora-adapters', '/slots', '/v1/stream', '/cors-proxy', '/tools'],
+]);
+
 /** Whether only `serveWebUi`, as the last of all routes, has something to say: it judges by itself who may read what. */
 export function isForWebUi(c: Context<HttpEnv>): boolean {
   const isLook = c.req.method === 'GET' || c.req.method === 'HEAD';
@@ -40,8 +46,7 @@ export function serveWebUi({ helper, keys, apiPrefix, staticPath, slowReaderMs }
     if (path === '') return c.redirect(`${apiPrefix}/${search}`);
     if (isBuiltIn) outgoing.appendHeader('Vary', 'Accept-Encoding');
     try {
-      // To the helper it is a slash like any other: this could be a route of the router that it is, too.
-      if (/%2f/i.test(path)) throw new RouterError('not_found', 'File Not Found');
+      if (!namesFile(path)) throw new RouterError('not_found', 'File Not Found');
       const method = incoming.method === 'HEAD' ? 'HEAD' : 'GET';
       const decompress = isBuiltIn && !acceptsGzip(incoming.headers);
       const headers = requestHeaders(incoming.rawHeaders);
@@ -74,6 +79,16 @@ function notFound(path: string, { isBuiltIn }: { readonly isBuiltIn: boolean }):
       ? 'this llama-server was built without its web UI: build one with ./build-llama.sh --ui, or give --path or --no-ui'
       : 'File Not Found',
   );
+}
+
+/**
+ * Whether the helper takes a path for that of a file. It reads more into one than the router here, which found no route
+ * for it: `%u0063` is a letter to it, and `%2f` a slash like any other. Only what both read alike is sent.
+ */
+function namesFile(path: string): boolean {
+  if (/%(?![\da-f]{2})|%(?:00|2f|5c)|\\/i.test(path)) return false;
+  const read = path.replace(/%(..)/g, (_, octet: string) => String.fromCharCode(parseInt(octet, 16)));
+  return !routesOfHelper.has(read);
 }
 
 /** What follows the prefix, which may be written percent-encoded: as many segments are left out as it has. */

@@ -35,11 +35,16 @@ export function logEvents(events: EventBus, log: Logger): void {
       case 'model.sleeping':
       case 'model.awake':
       case 'model.stopping':
-      case 'model.removed':
       case 'download.started':
       case 'download.finished':
         log.info(fields, type);
         return;
+      case 'model.removed': {
+        const { model, files } = event;
+        const gone = files && { removed: named(files.removed), freedBytes: files.freedBytes };
+        log.info({ model, ...gone }, type);
+        return;
+      }
       case 'download.failed':
         if (event.reason === 'cancelled') log.info(fields, type);
         else log.warn(fields, type);

@@ -3,7 +3,13 @@ import type { LlamaServerFacts } from '../config/help.js';
 import type { Settings } from '../config/settings.js';
 import { RouterError, type ErrorCode } from '../errors.js';
 import type { EventBus } from '../events/events.js';
-import type { Downloads as DownloadsApi, DownloadedBytes, DownloadView } from '../http/download-routes.js';
+import type {
+  DownloadedBytes,
+  Downloads as DownloadsApi,
+  DownloadView,
+  Hold,
+  RemovedDownload,
+} from '../http/download-routes.js';
 import { childEnvironment } from '../instance/child-environment.js';
 import {
   runDownloadWorker,
@@ -13,6 +19,8 @@ import {
 import { aborted, deadline } from '../instance/endings.js';
 import type { OrphanGuard } from '../instance/orphan-guard.js';
 import { planDownload, type DownloadPlan } from '../models/hub/download-plan.js';
+import { joinPath } from '../models/disk/directory.js';
+import { repoFolder } from '../models/disk/hub-repo.js';
 import { listHubRepo, vetHubFile, type HubQuestion, type NoAnswer } from '../models/hub/hub-listing.js';
 import { parseHubName } from '../models/hub/hub-name.js';
 import {
@@ -24,6 +32,7 @@ import {
   unfinishedBytes,
 } from '../models/hub/planned-files.js';
 import type { LiveCatalog } from '../models/live-catalog.js';
+import type { Model } from '../models/model.js';
 import type { Logger } from '../observe/log.js';
 import { failureByWords, failureOf, type DownloadFailure } from './download-failure.js';
 
@@ -69,12 +78,15 @@ interface Running {
   readonly plan: DownloadPlan;
   readonly cancel: AbortController;
   readonly progress: Map<string, DownloadedBytes>;
-  /** Settles when it has ended and its end was told; never rejects. */
-  ended: Promise<void>;
+  /** Settles when it has ended and its end was told, with the model that it has brought; never rejects. */
+  ended: Promise<RemovedDownload>;
 }
 
+/** How a download ends well. */
+type Brought = Pick<DownloadPlan, 'modelId'>;
+
 /** What a download waits for; nothing of it rejects. */
-type Before = readonly Promise<void>[];
+type Before = readonly Promise<unknown>[];
 
 /**
  * Downloads of models into the hub cache: what the hub is asked first, llama-server's own worker, and what must be true
@@ -82,11 +94,13 @@ type Before = readonly Promise<void>[];
  */
 export class Downloads implements DownloadsApi {
   readonly #options: DownloadsOptions;
-  /** Names about which the hub is being asked. */
-  readonly #asking = new Set<string>();
+  /** Names about which the hub is being asked, and what gives that up. */
+  readonly #asking = new Map<string, AbortController>();
   readonly #running = new Map<string, Running>();
-  /** The last work, by repository, that downloads of it wait for. */
+  /** The last work, by repository, that downloads of it and other work wait for. */
   readonly #keptOut = new Map<string, Promise<void>>();
+  /** What holds the files of a repository after the work on them has ended. */
+  readonly #held = new Map<string, Promise<void>>();
   readonly #failed = new Map<string, DownloadView & { readonly state: 'failed' }>();
   readonly #closing = new AbortController();
 
@@ -108,24 +122,33 @@ export class Downloads implements DownloadsApi {
       throw new RouterError('too_many_downloads', message, { model: name, retryAfterS: 30 });
     }
     // 2. What the hub says. The name is taken meanwhile.
-    this.#asking.add(name);
+    const cancel = new AbortController();
+    this.#asking.set(name, cancel);
+    const refuseUnwanted = (): void => {
+      if (this.#closing.signal.aborted) throw shuttingDown();
+      if (cancel.signal.aborted) throw cancelledEarly(name);
+      if (signal.aborted) throw clientGone();
+    };
     try {
-      const plan = await this.#plan(name, signal);
+      const plan = await this.#plan(name, AbortSignal.any([signal, cancel.signal, this.#closing.signal]));
       await fromDisk(plan.folder, this.#refuseWhole(plan));
       await fromDisk(plan.folder, this.#refuseWithoutRoom(name, plan));
       // 3. In one turn, so that nothing can come between: is all of that still so?
+      refuseUnwanted();
       this.#refuseKnown(name);
-      if (signal.aborted) throw clientGone();
       this.#begin(name, plan);
+    } catch (error) {
+      refuseUnwanted();
+      throw error;
     } finally {
       this.#asking.delete(name);
     }
   }
 
   cancel(id: string): boolean {
-    const running = this.#running.get(id);
-    running?.cancel.abort();
-    return running !== undefined;
+    const cancel = this.#asking.get(id) ?? this.#running.get(id)?.cancel;
+    cancel?.abort();
+    return cancel !== undefined;
   }
 
   list(): readonly DownloadView[] {
@@ -138,36 +161,44 @@ export class Downloads implements DownloadsApi {
         args: this.#args(name),
       };
     });
-    // A model that came in another way has the name now.
-    return [...running, ...this.#failed.values()].filter(({ id }) => current.resolve(id) === undefined);
+    // A model that can be served has come in another way, or is being replaced.
+    return [...running, ...this.#failed.values()].filter(({ id }) => {
+      const model = current.resolve(id);
+      return model === undefined || model.problem !== undefined;
+    });
   }
 
-  async remove(id: string): Promise<boolean> {
+  async remove(id: string): Promise<RemovedDownload | undefined> {
     const running = this.#running.get(id);
-    running?.cancel.abort();
-    await running?.ended;
+    const isThere = this.cancel(id);
+    const end = await running?.ended;
     const wasFailed = this.#failed.delete(id);
-    return wasFailed || running !== undefined;
+    return isThere || wasFailed ? { brought: end?.brought } : undefined;
   }
 
-  async keepOut<T>(id: string, work: () => Promise<T>): Promise<T> {
+  async keepOut<T>(id: string, work: (hold: Hold) => Promise<T>): Promise<T> {
     const [repo = ''] = id.split(':', 1);
     const coming = [...this.#running.values()].find(({ plan }) => plan.repo === repo);
     if (coming !== undefined) {
       const message = `'${coming.name}' of the same repository is being downloaded; try again when that has ended`;
       throw new RouterError('model_downloading', message, { model: id });
     }
-    const result = (this.#keptOut.get(repo) ?? Promise.resolve()).then(work);
-    const ended = result.then(
-      () => undefined,
-      () => undefined,
-    );
+    const result = (this.#keptOut.get(repo) ?? Promise.resolve()).then(() => {
+      if (this.#held.has(repo)) throw stillHeld(id);
+      return work((until) => this.#hold(repo, until));
+    });
+    const ended = settled(result);
     this.#keptOut.set(repo, ended);
     try {
       return await result;
     } finally {
       if (this.#keptOut.get(repo) === ended) this.#keptOut.delete(repo);
     }
+  }
+
+  #hold(repo: string, until: Promise<unknown>): void {
+    const held = settled(until).then(() => void this.#held.delete(repo));
+    this.#held.set(repo, held);
   }
 
   /** Takes no new download and ends those that go on; what has come of them is kept. Settles within seconds. */
@@ -183,15 +214,27 @@ export class Downloads implements DownloadsApi {
   #refuseKnown(name: string): void {
     const { catalog } = this.#options;
     if (this.#closing.signal.aborted) throw shuttingDown();
-    if (this.#running.has(name) || catalog.current.resolve(name) !== undefined) throw modelExists(name);
+    const model = catalog.current.resolve(name);
+    const isThere = model !== undefined && !this.#couldMend(name, model);
+    if (this.#running.has(name) || isThere) throw modelExists(name);
+  }
+
+  /** Whether a download could: `model` is of the repository in the hub cache, and at fault or of an older commit. */
+  #couldMend(name: string, { file, problem, options }: Model): boolean {
+    const { hub } = this.#options.catalog.cacheDirectories;
+    if (hub === undefined || file === undefined) return false;
+    const isInHub = file.startsWith(joinPath(hub, `${repoFolder(parseHubName(name).repo)}/`));
+    // A child that is given the repository would not find what is of an older commit: it is given the file.
+    const isOutdated = ![...options.keys()].some(({ key }) => key === 'hf-repo');
+    return isInHub && (problem !== undefined || isOutdated);
   }
 
   /**
    * What is to be downloaded, as the hub says.
    *
-   * @throws RouterError hub_not_found, hub_refused, hub_unreachable, shutting_down, client_gone
+   * @throws RouterError hub_not_found, hub_refused, hub_unreachable
    */
-  async #plan(name: string, client: AbortSignal): Promise<DownloadPlan> {
+  async #plan(name: string, signal: AbortSignal): Promise<DownloadPlan> {
     const { env, facts, settings, catalog, askTimeoutMs = defaultAskTimeoutMs } = this.#options;
     const { repo, tag } = parseHubName(name);
     const { hub } = catalog.cacheDirectories;
@@ -202,21 +245,15 @@ export class Downloads implements DownloadsApi {
       token: settings.hfToken,
       userAgent: `llama-cpp/${facts.buildInfo}`,
       timeoutMs: askTimeoutMs,
-      signal: AbortSignal.any([client, this.#closing.signal]),
+      signal,
     };
-    try {
-      const listing = await listHubRepo(question);
-      if (listing.kind === 'unknown') throw refusalOf(name, listing);
-      const plan = planDownload({ repo, tag }, listing, hub);
-      const [first] = plan.model;
-      const denial = first && (await vetHubFile(question, { commit: plan.commit, path: first.path }));
-      if (denial !== undefined) throw refusalOf(name, denial);
-      return plan;
-    } catch (error) {
-      if (this.#closing.signal.aborted) throw shuttingDown();
-      if (client.aborted) throw clientGone();
-      throw error;
-    }
+    const listing = await listHubRepo(question);
+    if (listing.kind === 'unknown') throw refusalOf(name, listing);
+    const plan = planDownload({ repo, tag }, listing, hub);
+    const [first] = plan.model;
+    const denial = first && (await vetHubFile(question, { commit: plan.commit, path: first.path }));
+    if (denial !== undefined) throw refusalOf(name, denial);
+    return plan;
   }
 
   /** @throws RouterError model_exists, when the same model is there under its full name */
@@ -247,41 +284,47 @@ export class Downloads implements DownloadsApi {
       plan,
       cancel: new AbortController(),
       progress: new Map(),
-      ended: Promise.resolve(),
+      ended: Promise.resolve({ brought: undefined }),
     };
     this.#failed.delete(name);
     // Two workers would write into the same unfinished files.
     const others = [...this.#running.values()].filter((other) => other.plan.repo === plan.repo);
-    const keptOut = this.#keptOut.get(plan.repo) ?? Promise.resolve();
-    const before = [keptOut, ...others.map(({ ended }) => ended)];
+    const before = [this.#letIn(plan.repo), ...others.map(({ ended }) => ended)];
     this.#running.set(name, running);
     this.#options.events.emit({ type: 'download.started', model: name });
     running.ended = this.#run(running, before);
   }
 
-  async #run(running: Running, before: Before): Promise<void> {
+  /** Settles when no work on the repository's files goes on any more, and nothing holds them. */
+  async #letIn(repo: string): Promise<void> {
+    await this.#keptOut.get(repo);
+    await this.#held.get(repo);
+  }
+
+  async #run(running: Running, before: Before): Promise<RemovedDownload> {
     const { events, log } = this.#options;
     const { name } = running;
-    let failure: DownloadFailure | undefined;
+    let end: Brought | DownloadFailure;
     try {
-      failure = await this.#bring(running, before);
+      end = await this.#bring(running, before);
     } catch (error) {
       log.error({ err: error, model: name }, 'a download failed unexpectedly');
       const message = `the download of '${name}' failed: ${(error as Error).message}`;
-      failure = { reason: 'internal', message, lastLines: [] };
+      end = { reason: 'internal', message, lastLines: [] };
     }
     this.#running.delete(name);
-    if (failure === undefined) {
+    if ('modelId' in end) {
       events.emit({ type: 'download.finished', model: name });
-      return;
+      return { brought: end.modelId };
     }
-    const { reason, message } = failure;
-    if (reason !== 'cancelled') this.#remember(running, failure);
+    const { reason, message } = end;
+    if (reason !== 'cancelled') this.#remember(running, end);
     events.emit({ type: 'download.failed', model: name, reason, message });
+    return { brought: undefined };
   }
 
   /** Settles when the model is in the catalog, or with the reason why it will not be. */
-  async #bring(running: Running, before: Before): Promise<DownloadFailure | undefined> {
+  async #bring(running: Running, before: Before): Promise<Brought | DownloadFailure> {
     const { binary, env, settings, guard, log } = this.#options;
     const { silenceTimeoutMs = defaultSilenceTimeoutMs } = this.#options;
     const { name, plan, cancel } = running;
@@ -321,7 +364,7 @@ export class Downloads implements DownloadsApi {
   }
 
   /** The worker says that it has finished also when it has found nothing: the files themselves are looked at. */
-  async #confirm(running: Running, outcome: DownloadOutcome): Promise<DownloadFailure | undefined> {
+  async #confirm(running: Running, outcome: DownloadOutcome): Promise<Brought | DownloadFailure> {
     const { catalog } = this.#options;
     const { name } = running;
     const { lastLines } = outcome;
@@ -331,6 +374,10 @@ export class Downloads implements DownloadsApi {
       // The repository may have got a new commit between our question and the worker's.
       plan = await this.#plan(name, this.#closing.signal).catch(() => plan);
       lack = await fromDisk(plan.folder, firstNotThere(plan.model));
+      if (lack !== undefined && this.#closing.signal.aborted) {
+        const message = `whether the download of '${name}' has brought all was not asked any more`;
+        return { reason: 'shutting_down', message, lastLines };
+      }
     }
     if (lack !== undefined) {
       const { path, sizeBytes = 0 } = lack.file;
@@ -343,8 +390,11 @@ export class Downloads implements DownloadsApi {
       return failureByWords({ message, lastLines }, isFull ? 'disk_full' : 'internal');
     }
     await catalog.reload();
-    if (plan.modelId === undefined || catalog.current.resolve(plan.modelId) !== undefined) return undefined;
-    const message = `the download of '${name}' is in the cache, and '${plan.modelId}' is not found there`;
+    const { modelId } = plan;
+    const isListed = modelId === undefined || catalog.current.resolve(modelId) !== undefined;
+    // A catalog that is closed shows no more what comes.
+    if (isListed || this.#closing.signal.aborted) return { modelId };
+    const message = `the download of '${name}' is in the cache, and '${modelId}' is not found there`;
     return { reason: 'internal', message, lastLines };
   }
 
@@ -391,6 +441,23 @@ function modelExists(name: string): RouterError {
 
 function shuttingDown(): RouterError {
   return new RouterError('shutting_down', 'the server is shutting down', { retryAfterS: 5 });
+}
+
+function cancelledEarly(name: string): RouterError {
+  const message = `the download of '${name}' was cancelled before it began`;
+  return new RouterError('model_unloaded_meanwhile', message, { model: name });
+}
+
+function stillHeld(id: string): RouterError {
+  const message =
+    `model name=${id} cannot be removed: a removal of the same repository goes on, because the cache does not answer; ` +
+    'try again when it does';
+  return new RouterError('remove_failed', message, { model: id });
+}
+
+/** Settles when `work` does, and never rejects. */
+async function settled(work: Promise<unknown>): Promise<void> {
+  await work.catch(() => undefined);
 }
 
 function clientGone(): RouterError {

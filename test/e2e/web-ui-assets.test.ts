@@ -64,9 +64,14 @@ function essence({ status, headers, body }: RawResponse) {
 }
 
 /** The answer to a path that no client would normalise. */
-async function asIs(url: string, path: string): Promise<{ status: number; text: string }> {
+async function asIs(
+  url: string,
+  path: string,
+  headers: readonly string[] = [],
+): Promise<{ status: number; text: string }> {
   const socket = openSocket(Number(new URL(url).port));
-  socket.send(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`);
+  const head = [`GET ${path} HTTP/1.1`, 'Host: localhost', 'Connection: close', ...headers];
+  socket.send(`${head.join('\r\n')}\r\n\r\n`);
   const text = await socket.closed(`the answer to ${path}`);
   return { status: Number(/^HTTP\/1\.1 (\d+)/.exec(text)?.[1]), text };
 }
@@ -531,6 +536,68 @@ describe('the proxy for MCP servers', () => {
         expected?.body.toString(),
       ]);
     }
+  });
+});
+
+describe('the routes that pages of other origins may not use', () => {
+  const page = ['Origin: http://evil.example', 'Sec-Fetch-Site: cross-site'];
+  const args = ['--ui-mcp-proxy', '--tools', 'get_info', '--cors-origins', '*'];
+  const asked: string[] = [];
+  let target: string;
+
+  beforeAll(async () => {
+    const server = createServer((req, res) => {
+      asked.push(req.url ?? '');
+      res.end('inside');
+    }).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    atEndOfTest(() => void server.close());
+    target = `?url=http://127.0.0.1:${(server.address() as AddressInfo).port}/`;
+  });
+
+  /** Spellings of a path: some are it to one reader only, some to none. */
+  function spellings(name: string): string[] {
+    const code = name.charCodeAt(0);
+    const rest = name.slice(1);
+    const hex = code.toString(16);
+    const overlong = (code + 0x40).toString(16);
+    const mixed = name.replace(/[a-m]/g, (c) => `%${c.charCodeAt(0).toString(16)}`);
+    return [
+      ...[`/${name}`, `/%${hex}${rest}`, `/%u00${hex}${rest}`, `/%U00${hex}${rest}`, `/%25${hex}${rest}`],
+      ...[`/%25u00${hex}${rest}`, `/%u002f${name}`, `/%2f${name}`, `/%5c${name}`, `//${name}`, `/./${name}`],
+      ...[`/%2e/${name}`, `/%u002e/${name}`, `/x/../${name}`, `/x/%2e%2e/${name}`, `/x/%u002e%u002e/${name}`],
+      ...[`/x%2f..%2f${name}`, `/\\${name}`, `/x\\../${name}`, `/x\\y/${name}`, `/${name}/`, `/${name};a=b`],
+      ...[`/${name}%3b`, `/${name}%00`, `/${name}%u0000`, `/${name}%0a`, `/${name}%20`, `/${name}#`],
+      ...[`/${name}%23`, `/${name}%3f`, `/${name}%`, `/${name}%7`, `/${name.toUpperCase()}`],
+      ...[`/%c1%${overlong}${rest}`, `/%e0%81%${overlong}${rest}`],
+      ...[`/${mixed.replace('o', '%u006f')}`, `/${mixed.replace(/s$/, '%u0073').replace(/y$/, '%u0079')}`],
+    ];
+  }
+
+  it.each(['', '/llama'])(
+    'are refused to them however they are spelt, under the prefix %j',
+    async (prefix) => {
+      const ours = await startRealSupervisor({ args: [...args, '--api-prefix', prefix], cacheHome });
+      for (const path of [...spellings('cors-proxy'), ...spellings('tools')]) {
+        const { status, text } = await asIs(ours.url, prefix + path + target, page);
+        expect([path, status]).toEqual([path, expect.toBeOneOf([400, 403, 404])]);
+        expect([path, text]).toEqual([path, expect.not.stringMatching(/inside|get_info/)]);
+      }
+      expect(asked).toEqual([]);
+      for (const path of ['/cors-proxy', '/%63ors-proxy']) {
+        expect((await asIs(ours.url, prefix + path + target)).text).toContain('inside');
+      }
+      asked.length = 0;
+    },
+  );
+
+  it('have one name each, where the binary knows more', async () => {
+    const { ours, native } = await startBoth(args);
+    for (const path of ['/%u0063ors-proxy', '/cors%u002dproxy']) {
+      expect([path, (await asIs(native, path + target)).status]).toEqual([path, 200]);
+      expect([path, (await asIs(ours.url, path + target)).status]).toEqual([path, 404]);
+    }
+    asked.length = 0;
   });
 });
 

@@ -179,6 +179,63 @@ describe('routes that change something', () => {
     }
   });
 
+  describe('over plain HTTP, where browsers name neither the origin nor the site of what a page only gets', () => {
+    const browser = 'Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0';
+    const image = { 'User-Agent': browser, Accept: 'image/png,image/*;q=0.8', Host: '192.168.1.5:8080' };
+    const own = 'http://192.168.1.5:8080/';
+    const evil = 'http://evil.example/';
+    let url: string;
+    let keyed: string;
+
+    beforeAll(async () => {
+      const args = ['--ui-mcp-proxy', '--tools', 'get_info', '--cors-origins', page];
+      ({ url } = await serveFakes({ models: { alpha: {} }, args }));
+      ({ url: keyed } = await serveFakes({ models: { alpha: {} }, args: [...args, '--api-key', 'secret'] }));
+    });
+
+    /** The reason of a refusal, of each of the two routes. */
+    async function refusals(base: string, headers: Record<string, string>): Promise<(string | undefined)[]> {
+      const paths = ['/cors-proxy?url=http://127.0.0.1:1/', '/tools'];
+      const answers = await Promise.all(paths.map((path) => rawRequest(base + path, { headers })));
+      return answers.map(({ body }) => /"reason":"(\w+)"/.exec(body.toString())?.[1]);
+    }
+
+    it.each<[string, Record<string, string>]>([
+      ['an image on a page of another site', { ...image, Referer: evil }],
+      ['one on a page that hides its address', image],
+      ['one on a page whose address says nothing', { ...image, Referer: 'about:client' }],
+      ['one on a page of the same machine behind another port', { ...image, Referer: 'http://192.168.1.5/' }],
+      ['a form on a page that hides its address', { ...image, 'Content-Type': 'text/plain' }],
+      ['another program that tells of a foreign page', { 'User-Agent': 'curl/8.5', Referer: evil }],
+      ['a page that has had its own name point here', { ...image, Host: 'evil.example', Referer: evil }],
+    ])('tools and the proxy refuse %s', async (_who, headers) => {
+      expect(await refusals(url, headers)).toEqual(['origin_foreign', 'origin_foreign']);
+    });
+
+    it.each<[string, Record<string, string>]>([
+      ['a page of their own', { ...image, Referer: `${own}index.html` }],
+      ['a page that --cors-origins names', { ...image, Referer: `${page}/` }],
+      ['a page on this machine', { ...image, Referer: 'http://localhost:5173/' }],
+      [
+        'the web UI in a browser that hides its address, at the proxy',
+        { ...image, 'X-Llama-Server-Proxy-Header-Accept': 'text/event-stream' },
+      ],
+      ['the same at the tools', { ...image, 'Content-Type': 'application/json' }],
+      ['curl', { 'User-Agent': 'curl/8.5.0', Accept: '*/*' }],
+      ['a client that does not say what it is', {}],
+    ])('tools and the proxy serve %s', async (_who, headers) => {
+      expect(await refusals(url, headers)).not.toContain('origin_foreign');
+    });
+
+    it('tools and the proxy serve a browser with a key', async () => {
+      expect(await refusals(keyed, { ...image, 'X-Api-Key': 'secret' })).not.toContain('origin_foreign');
+    });
+
+    it('what only lists is not asked for its page', async () => {
+      expect((await rawRequest(`${url}/models`, { headers: { ...image, Referer: evil } })).status).toBe(200);
+    });
+  });
+
   it('are also unload, and a list that is to be read anew; a list as it is, is not', async () => {
     const headers = { Origin: 'https://evil.example' };
     const unload = await rawRequest(`${open.url}/models/unload`, {

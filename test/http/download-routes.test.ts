@@ -15,6 +15,7 @@ import {
 import { RequestTracer } from '../../src/http/request-trace.js';
 import { createServer } from '../../src/http/server.js';
 import { createCatalog } from '../../src/models/catalog.js';
+import type { Removed } from '../../src/models/disk/removal.js';
 import type { Model } from '../../src/models/model.js';
 import { Counters } from '../../src/observe/counters.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
@@ -24,17 +25,24 @@ import { aModel } from '../unit/models/a-model.js';
 import { pino } from 'pino';
 import { jsonIn, wireError } from './serve-fakes.js';
 
+const gone: Removed = { removed: ['/cache/a.gguf', '/cache/b.gguf'], freedBytes: 123 };
+
 /** What was done, in order. */
 let steps: string[];
 let events: SupervisorEvent[];
 /** Those of the catalog now. */
 let models: readonly Model[];
-/** Downloads that go on or have failed. */
-let downloads: Set<string>;
+/** Downloads that go on or have failed, with the models that they have brought. */
+let downloads: Map<string, string | undefined>;
 let begin: Downloads['start'];
 let keepOut: Downloads['keepOut'];
 let withdraw: RemoveModelOptions['withdraw'];
-let removeFiles: RemoveModelOptions['removeFiles'];
+/** Why a model is not removed. */
+let refuse: (model: Model) => RouterError | undefined;
+let removeFiles: (model: Model) => Promise<Removed>;
+let removeTimeoutMs: number;
+/** Failures that no request has been told. */
+let lateFailures: string[];
 let port: number;
 /** How many requests have come. */
 let asked: number;
@@ -43,9 +51,9 @@ beforeEach(async () => {
   steps = [];
   events = [];
   models = [];
-  downloads = new Set();
+  downloads = new Map();
   begin = (name) => Promise.resolve(void steps.push(`start ${name}`));
-  keepOut = (_, work) => work();
+  keepOut = (_, work) => work(() => undefined);
   withdraw = (id) => {
     steps.push(`withdraw ${id}`);
     return Promise.resolve(() => void steps.push(`put back ${id}`));
@@ -53,8 +61,11 @@ beforeEach(async () => {
   removeFiles = ({ id }) => {
     steps.push(`remove files of ${id}`);
     models = models.filter((model) => model.id !== id);
-    return Promise.resolve();
+    return Promise.resolve(gone);
   };
+  refuse = () => undefined;
+  removeTimeoutMs = 60_000;
+  lateFailures = [];
   port = await serve();
 });
 
@@ -65,7 +76,11 @@ async function serve(): Promise<number> {
   bus.subscribe((event) => events.push(event));
   const api: Pick<Downloads, 'start' | 'remove' | 'keepOut'> = {
     start: (name, signal) => begin(name, signal),
-    remove: (id) => Promise.resolve(downloads.delete(id)),
+    remove: (id) => {
+      const found = downloads.has(id) ? { brought: downloads.get(id) } : undefined;
+      downloads.delete(id);
+      return Promise.resolve(found);
+    },
     keepOut: (id, work) => keepOut(id, work),
   };
   const app = new Hono<HttpEnv>();
@@ -83,7 +98,12 @@ async function serve(): Promise<number> {
       catalog: () => createCatalog(models, []),
       reload: () => Promise.resolve(void steps.push('reload')),
       withdraw: (id) => withdraw(id),
-      removeFiles: (model) => removeFiles(model),
+      planRemoval: (model) => {
+        const refusal = refuse(model);
+        return refusal === undefined ? Promise.resolve(() => removeFiles(model)) : Promise.reject(refusal);
+      },
+      onLateRemovalFailure: (id, error) => lateFailures.push(`${id}: ${String(error)}`),
+      removeTimeoutMs,
       events: bus,
     }),
   );
@@ -211,14 +231,14 @@ describe('DELETE /models', () => {
     models = [cached];
     const response = await remove(`?model=${encodeURIComponent(cached.id)}`);
     expect(response.status).toBe(200);
-    expect(jsonIn(response)).toEqual({ success: true });
+    expect(jsonIn(response)).toEqual({ success: true, removed: gone.removed, freed_bytes: 123 });
     expect(steps).toEqual([
       `withdraw ${cached.id}`,
       `remove files of ${cached.id}`,
       'reload',
       `put back ${cached.id}`,
     ]);
-    expect(events).toEqual([{ type: 'model.removed', model: cached.id }]);
+    expect(events).toEqual([{ type: 'model.removed', model: cached.id, files: gone }]);
   });
 
   test('removes the model as it is when it has stopped', async () => {
@@ -229,7 +249,10 @@ describe('DELETE /models', () => {
       return Promise.resolve(() => undefined);
     };
     let removed: Model | undefined;
-    removeFiles = (model) => Promise.resolve((removed = model));
+    removeFiles = (model) => {
+      removed = model;
+      return Promise.resolve(gone);
+    };
     await remove(`?model=${cached.id}`);
     expect(removed).toBe(moved);
   });
@@ -257,13 +280,85 @@ describe('DELETE /models', () => {
     expect(events).toEqual([]);
   });
 
+  test('of a model that may not be removed is refused before it is stopped', async () => {
+    models = [cached];
+    refuse = ({ id }) => new RouterError('model_not_removable', `'mine' loads ${id}, too`);
+    const error = wireError(await remove(`?model=${cached.id}`), 400, 'invalid_request_error');
+    expect(error.message).toBe(`'mine' loads ${cached.id}, too`);
+    expect(steps).toEqual([]);
+    expect(events).toEqual([]);
+  });
+
+  test('of a model that may not be removed any more when it has stopped puts it back into service', async () => {
+    models = [cached];
+    refuse = () =>
+      steps.length === 0 ? undefined : new RouterError('model_not_removable', 'somebody loads it by now');
+    expect((await remove(`?model=${cached.id}`)).status).toBe(400);
+    expect(steps).toEqual([`withdraw ${cached.id}`, `put back ${cached.id}`]);
+    expect(events).toEqual([]);
+  });
+
+  describe('whose files the cache does not let go', () => {
+    let held: Promise<unknown>[];
+    let end: { remove: () => void; fail: () => void };
+
+    beforeEach(async () => {
+      models = [cached];
+      removeTimeoutMs = 50;
+      held = [];
+      keepOut = (_, work) => work((until) => void held.push(until));
+      removeFiles = ({ id }) => {
+        steps.push(`remove files of ${id}`);
+        if (id !== cached.id) return Promise.resolve(gone);
+        return new Promise((resolve, reject) => {
+          end = { remove: () => resolve(gone), fail: () => reject(new RouterError('remove_failed', 'EIO')) };
+        });
+      };
+      port = await serve();
+    });
+
+    test('says so, keeps them and the model out of use until they are gone, and tells that', async () => {
+      const error = wireError(await remove(`?model=${cached.id}`), 500, 'server_error');
+      expect(error.reason).toBe('remove_failed');
+      expect(error.message).toContain('the cache does not answer');
+      expect(held).toHaveLength(1);
+      expect(steps).toEqual([`withdraw ${cached.id}`, `remove files of ${cached.id}`]);
+      expect(events).toEqual([]);
+      end.remove();
+      await withDeadline('the files are let go', Promise.all(held), 10_000);
+      expect(steps.slice(2)).toEqual(['reload', `put back ${cached.id}`]);
+      expect(events).toEqual([{ type: 'model.removed', model: cached.id, files: gone }]);
+      expect(lateFailures).toEqual([]);
+    });
+
+    test('puts the model back when it fails at last, which is told elsewhere', async () => {
+      expect((await remove(`?model=${cached.id}`)).status).toBe(500);
+      end.fail();
+      await eventually('the failure is told', () => lateFailures.length > 0);
+      expect(lateFailures).toEqual([`${cached.id}: RouterError: EIO`]);
+      expect(steps.at(-1)).toBe(`put back ${cached.id}`);
+      expect(events).toEqual([]);
+    });
+
+    test('does not hold up the removal of another model', async () => {
+      const second = { ...cached, id: 'me/other:Q8_0', aliases: [] };
+      models = [cached, second];
+      const first = remove(`?model=${cached.id}`);
+      await eventually('the first is being removed', () => steps.length === 2);
+      expect((await remove(`?model=${second.id}`)).status).toBe(200);
+      expect((await first).status).toBe(500);
+      end.remove();
+      await Promise.all(held);
+    });
+  });
+
   test('of two models removes the files of one after the other, whatever became of the first', async () => {
     const second = { ...cached, id: 'me/model:Q8_0', aliases: [] };
     models = [cached, second];
     let fail: () => void = () => undefined;
     removeFiles = ({ id }) => {
       steps.push(`remove files of ${id}`);
-      if (id === second.id) return Promise.resolve();
+      if (id === second.id) return Promise.resolve(gone);
       return new Promise((_, reject) => (fail = () => reject(new RouterError('internal', 'EACCES'))));
     };
     const first = remove(`?model=${cached.id}`);
@@ -286,19 +381,23 @@ describe('DELETE /models', () => {
   });
 
   test('of a download ends or forgets it, and of nothing else is asked', async () => {
-    downloads.add('me/model:Q8_0');
-    expect((await remove('?model=me/model:Q8_0')).status).toBe(200);
+    downloads.set('me/model:Q8_0', undefined);
+    expect(jsonIn(await remove('?model=me/model:Q8_0'))).toEqual({ success: true });
     expect(steps).toEqual([]);
     expect(events).toEqual([{ type: 'model.removed', model: 'me/model:Q8_0' }]);
     expect((await remove('?model=me/model:Q8_0')).status).toBe(404);
   });
 
   test('of a download that has brought its model meanwhile removes that, too', async () => {
-    downloads.add(cached.id);
-    models = [cached];
-    expect((await remove(`?model=${cached.id}`)).status).toBe(200);
-    expect(steps).toContain(`remove files of ${cached.id}`);
-    expect(events).toHaveLength(1);
+    for (const name of [cached.id, 'me/model']) {
+      downloads.set(name, cached.id);
+      models = [cached];
+      steps = [];
+      events = [];
+      expect((await remove(`?model=${name}`)).status).toBe(200);
+      expect(steps).toContain(`remove files of ${cached.id}`);
+      expect(events).toEqual([{ type: 'model.removed', model: cached.id, files: gone }]);
+    }
   });
 
   test('twice at a time is done once', async () => {

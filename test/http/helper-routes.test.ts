@@ -366,6 +366,24 @@ describe.each(['', '/llama', '/a/b'])('the web UI under the prefix %j', (prefix)
     expect(service.needed()).toBe(before);
   });
 
+  test.each([
+    [
+      'an escape that only the helper reads',
+      ['/%u0063ors-proxy', '/%u002ftools', '/to%u006fls', '/%75%u0073e'],
+    ],
+    ['an escape that is none', ['/%', '/%7', '/a%zz', '/%U0063ors-proxy']],
+    ['a slash, a backslash or an end that is escaped', ['/v1%2fprops', '/a%2Fb', '/a%5cb', '/tools%00']],
+    ['a route of the helper that no route here has', ['/props', '/%70rops', '/v1/models', '/models/%73se']],
+  ])('is not asked for %s', async (_what, paths) => {
+    const service = await serve({ prefix });
+    for (const path of paths) {
+      const response = await service.get(prefix + path);
+      expect([path, response.status]).toEqual([path, 404]);
+      expect(wireError(response, 404, 'not_found_error').reason).toBe('not_found');
+    }
+    expect(service.needed()).toBe(0);
+  });
+
   test('keeps status, headers and bytes as the helper gives them', async () => {
     const bytes = gzipSync('page');
     const service = await serve({

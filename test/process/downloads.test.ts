@@ -128,6 +128,16 @@ describe('a download is refused, and no worker started,', () => {
     expect(error).toMatchObject({ code: 'model_exists', message: `model '${model}' already exists` });
   });
 
+  test('for a model whose files are whole, though it cannot be served', async () => {
+    const bad = Buffer.from('this is no model');
+    const commit = hub.publish('me/model', { 'model-Q4_0.gguf': bad });
+    const folder = join(goods, 'cache/models--me--model');
+    writeFile(join(folder, 'refs/main'), commit);
+    writeFile(join(folder, 'snapshots', commit, 'model-Q4_0.gguf'), bad);
+    const error = await refused(model, { cache: join(goods, 'cache') });
+    expect(error).toMatchObject({ code: 'model_exists', message: `model '${model}' already exists` });
+  });
+
   test('when nothing may be asked of the network', async () => {
     const error = await refused(model, { settings: { offline: true } });
     expect(error).toMatchObject({ code: 'hub_offline', status: 403 });
@@ -204,6 +214,20 @@ describe('a download is refused, and no worker started,', () => {
     expect((await refusal(run.start(model))).code).toBe('shutting_down');
     expect(run.events).toEqual([]);
   });
+});
+
+test.each(['cancel', 'remove'] as const)('a %s while the hub is asked gives the download up', async (how) => {
+  publish();
+  hub.fault('refs', { kind: 'hang' });
+  const run = await rig(`touch "$GOODS.started"\n${bring}\n${finished}`);
+  const started = refusal(run.start(model));
+  await eventually('the hub is asked', () => hub.requests.length === 1);
+  if (how === 'cancel') expect(run.downloads.cancel(model)).toBe(true);
+  else expect(await run.downloads.remove(model)).toEqual({ brought: undefined });
+  expect(await started).toMatchObject({ code: 'model_unloaded_meanwhile', status: 400 });
+  expect(run.downloads.cancel(model)).toBe(false);
+  expect(run.events).toEqual([]);
+  expect(existsSync(join(goods, 'cache.started'))).toBe(false);
 });
 
 /** From now on the hub says that the model has so many bytes. */
@@ -340,6 +364,33 @@ describe('a download', () => {
     expect(started('Q8_0')).toBe(true);
   });
 
+  test.each([
+    ['lacks a part', 'model-Q4_0-00001-of-00002.gguf', 'new'],
+    ['is of an older commit', 'model-Q4_0-00001-of-00001.gguf', 'old'],
+  ])('brings a model that %s, under its own name', async (_, path, snapshot) => {
+    const old = publish('me/model', [path]);
+    const cache = tempDir();
+    const parts = ['model-Q4_0-00001-of-00002.gguf', 'model-Q4_0-00002-of-00002.gguf'];
+    const commit = publish('me/model', parts);
+    const folder = join(cache, 'models--me--model');
+    writeFile(join(folder, 'refs/main'), commit);
+    const there = snapshot === 'old' ? old : commit;
+    writeFile(join(folder, 'snapshots', there, path), Buffer.concat([weights, Buffer.from(path)]));
+    const run = await rig(`${until('go')}\n${bring}\n${finished}`, { cache });
+    const before = run.catalog.current.resolve(model);
+    expect(before?.file).toBe(join(folder, 'snapshots', there, path));
+    expect(before?.problem === undefined).toBe(snapshot === 'old');
+    await run.start(model);
+    expect(run.downloads.list()).toHaveLength(snapshot === 'old' ? 0 : 1);
+    go('go');
+    expect((await run.ended(model)).type).toBe('download.finished');
+    expect(run.catalog.current.resolve(model)).toMatchObject({
+      file: join(folder, 'snapshots', commit, parts[0] ?? ''),
+      problem: undefined,
+    });
+    expect((await refusal(run.start(model))).code).toBe('model_exists');
+  });
+
   test('is found in the commit that its repository got after the question', async () => {
     const old = publish();
     const run = await rig(`${until('go')}\n${bring}\n${finished}`);
@@ -406,11 +457,13 @@ describe('a download has failed', () => {
     expect(end).toMatchObject({ type: 'download.failed', reason: 'internal' });
     expect(end).toHaveProperty('message', expect.stringContaining("20 of 43 bytes of 'model-Q4_0.gguf'"));
 
-    await run.downloads.remove(model);
-    // The catalog has seen the file; the next try is made under the name that it has not.
+    // The catalog sees the file, and what it lacks; that is no reason to refuse the next try or to hide the failed one.
+    await run.catalog.reload();
+    expect(run.catalog.current.resolve(model)?.problem).toBeDefined();
+    expect(run.downloads.list()).toMatchObject([{ id: model, state: 'failed' }]);
     go('go');
-    await run.start('me/model');
-    await run.ended('me/model');
+    await run.start(model);
+    await run.ended(model);
     const blob = blobOf(run.cache);
     expect(existsSync(blob)).toBe(false);
     expect(readFileSync(`${blob}.downloadInProgress`)).toHaveLength(20);
@@ -426,9 +479,9 @@ describe('a download has failed', () => {
     expect(run.downloads.list()).toMatchObject([{ id: model, state: 'downloading' }]);
     go('end');
     await eventually('it has failed again', () => run.downloads.list()[0]?.state === 'failed');
-    expect(await run.downloads.remove(model)).toBe(true);
+    expect(await run.downloads.remove(model)).toEqual({ brought: undefined });
     expect(run.downloads.list()).toEqual([]);
-    expect(await run.downloads.remove(model)).toBe(false);
+    expect(await run.downloads.remove(model)).toBeUndefined();
   });
 
   test('until its model is there in another way', async () => {
@@ -502,10 +555,26 @@ describe('a download that is cancelled', () => {
 
   test('by its removal is gone when that is told', async () => {
     const { run, file, pid } = await begun('read -r command');
-    expect(await run.downloads.remove(model)).toBe(true);
+    expect(await run.downloads.remove(model)).toEqual({ brought: undefined });
     expect(alive(pid)).toBe(false);
     expect(existsSync(file)).toBe(false);
     expect(run.events.at(-1)).toMatchObject({ type: 'download.failed', reason: 'cancelled' });
+  });
+
+  test('by a removal that comes too late is told with the model that it has brought', async () => {
+    publish();
+    const run = await rig(`${until('go')}\n${bring}\n${finished}`);
+    const reload = run.catalog.reload.bind(run.catalog);
+    let removal: Promise<unknown> | undefined;
+    // Its files are found whole, and the catalog is made anew: nothing is left to be cancelled.
+    run.catalog.reload = (options) => {
+      removal ??= run.downloads.remove('me/model');
+      return reload(options);
+    };
+    await run.start('me/model');
+    go('go');
+    expect((await run.ended('me/model')).type).toBe('download.finished');
+    expect(await removal).toEqual({ brought: model });
   });
 
   test('before its turn leaves the files to the one whose turn it is', async () => {
@@ -555,6 +624,30 @@ describe('work on the files of a model', () => {
     expect((await run.ended(model)).type).toBe('download.finished');
   });
 
+  test('that ends before it lets go of the files has downloads wait, and other work refused', async () => {
+    publish();
+    publish('me/other');
+    const run = await rig(`touch "$GOODS.started.\${LLAMA_ARG_HF_REPO##*/}"\n${bring}\n${finished}`);
+    const hasStarted = (name: string): boolean => existsSync(join(goods, `cache.started.${name}`));
+    let letGo: () => void = () => undefined;
+    const first = run.downloads.keepOut('me/model:Q8_0', (hold) => {
+      hold(new Promise<void>((_, reject) => (letGo = () => reject(new Error('EIO')))));
+      return Promise.reject(new Error('late'));
+    });
+    const second = refusal(run.downloads.keepOut('me/model:Q2_K', () => Promise.resolve()));
+    await expect(first).rejects.toThrow('late');
+    expect(await second).toMatchObject({ code: 'remove_failed', status: 500 });
+    await run.downloads.keepOut('me/other:Q4_0', () => Promise.resolve());
+    await run.start(model);
+    // Another that is asked for later has come to its end by then.
+    await run.start('me/other:Q4_0');
+    await run.ended('me/other:Q4_0');
+    expect([hasStarted('other:Q4_0'), hasStarted('model:Q4_0')]).toEqual([true, false]);
+    letGo();
+    expect((await run.ended(model)).type).toBe('download.finished');
+    await run.downloads.keepOut('me/model:Q2_K', () => Promise.resolve());
+  });
+
   test('that fails is not in the way of what follows', async () => {
     publish();
     const run = await rig(`${bring}\n${finished}`);
@@ -562,6 +655,33 @@ describe('work on the files of a model', () => {
     await expect(run.downloads.keepOut(model, work)).rejects.toThrow('EACCES');
     await run.start(model);
     expect((await run.ended(model)).type).toBe('download.finished');
+  });
+});
+
+describe('closing while it is looked what a worker has brought', () => {
+  test('finds that it has finished, though the catalog is closed and does not show the model', async () => {
+    publish();
+    const run = await rig(`${bring}\n${finished}`);
+    const reload = run.catalog.reload.bind(run.catalog);
+    run.catalog.reload = (options) => {
+      run.catalog.close();
+      void run.downloads.close();
+      return reload(options);
+    };
+    await run.start(model);
+    expect(await run.ended(model)).toEqual({ type: 'download.finished', model });
+    expect(run.catalog.current.resolve(model)).toBeUndefined();
+  });
+
+  test('does not take what the hub was not asked any more for a failure of the hub', async () => {
+    publish();
+    const run = await rig(finished);
+    await run.start(model);
+    hub.fault('refs', { kind: 'hang' });
+    const asked = (): number => hub.requests.filter(({ route }) => route === 'refs').length;
+    await eventually('the hub is asked again', () => asked() === 2);
+    await run.downloads.close();
+    expect(await run.ended(model)).toMatchObject({ type: 'download.failed', reason: 'shutting_down' });
   });
 });
 

@@ -4,6 +4,9 @@ import type { Model } from '../model.js';
 
 const MAX_LOOKS = 16;
 
+/** The weight that options like `--lora-scaled` give a file. */
+const WEIGHT = /:[^:/]*$/;
+
 /** Which models load which files, known by where their paths lead: one file may have many. */
 export class FileUsers {
   readonly #ids: ReadonlyMap<string, readonly string[]>;
@@ -14,9 +17,7 @@ export class FileUsers {
 
   /** Looks up the files of `models`; never rejects. */
   static async of(models: readonly Model[]): Promise<FileUsers> {
-    const named = models.flatMap(({ id, file, mmproj, draft }) =>
-      [file, mmproj, draft].flatMap((path) => (path === undefined ? [] : { id, path })),
-    );
+    const named = models.flatMap((model) => pathsOf(model).map((path) => ({ id: model.id, path })));
     const ids = new Map<string, string[]>();
     await boundedMap(named, MAX_LOOKS, async ({ id, path }) => {
       const end = await endOf(path);
@@ -30,6 +31,21 @@ export class FileUsers {
     const end = await endOf(path);
     return end === undefined ? [] : (this.#ids.get(end) ?? []);
   }
+}
+
+/**
+ * The files a model is known to load, and all that its options could name besides, like adapters and control vectors:
+ * which options take paths, and in which form, only the binary knows. Text that is no path leads nowhere.
+ */
+function pathsOf({ file, mmproj, draft, options }: Model): string[] {
+  const texts = [...options.values()].flatMap((text) => [text, ...text.split(',')]);
+  const named = texts.flatMap((text) => [text, text.replace(WEIGHT, '')]).filter(looksLikePath);
+  const known = [file, mmproj, draft].filter((path) => path !== undefined);
+  return [...new Set([...known, ...named])];
+}
+
+function looksLikePath(text: string): boolean {
+  return text.includes('/') || text.endsWith('.gguf');
 }
 
 /** Where `path` leads; undefined where that is nothing a child could open. */

@@ -7,7 +7,7 @@ import { repoOfManifest } from './flat-manifest.js';
 import { DOWNLOAD_TRACES } from './flat-models.js';
 import { flatName } from './flat-name.js';
 import { shardPath } from './gguf-name.js';
-import type { RemovalPlan } from './removal-plan.js';
+import { notDownloaded, type RemovalPlan } from './removal-plan.js';
 import type { Removal } from './removal.js';
 
 /** What downloads leave beside a file, whether they ended or broke off. */
@@ -15,14 +15,15 @@ const LEFTOVERS = [...DOWNLOAD_TRACES, '.downloadInProgress'] as const;
 
 /**
  * What is to go from the flat cache at `directory` with the model `id`: its file or shards, and what is kept beside
- * them; undefined if it is not there, or if no download brought it.
+ * them; undefined if it is not there. Rejects if no download brought it: it would keep the id, wherever else that goes.
  */
 export async function planFlatRemoval(directory: string, id: string): Promise<RemovalPlan | undefined> {
   const root = await unlessNowhere(() => realpath(directory, { encoding: 'buffer' }));
   if (root === undefined) return undefined;
   const { models } = await scanFlatCache(directory);
   const model = models.find((other) => other.id === id);
-  if (model?.isDownload !== true) return undefined;
+  if (model === undefined) return undefined;
+  if (!model.isDownload) throw notDownloaded(id, model.file);
 
   const names = await fileNames(directory);
   const shardsOf = (file: string): string[] =>

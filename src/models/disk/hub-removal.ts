@@ -60,9 +60,16 @@ export async function planHubRemoval(
     companions.push(...files.filter((file) => withIt.has(asHubFile(file).path)));
   }
   if (own.length === 0) return undefined;
+  const blobs = childOf(root, 'blobs');
+  // Of whom each link is must be known afterwards; better to fail before.
+  await blobsOf(
+    snapshots.flatMap(({ files }) => files),
+    tree,
+    blobs,
+  );
   return {
     root,
-    directories: [childOf(root, 'blobs'), ...own.map(({ path }) => parentOf(path))],
+    directories: [blobs, ...own.map(({ path }) => parentOf(path))],
     files: pathsOf(own),
     companions: pathsOf(companions),
     // A child given the tag F16 takes the first file whose name has `F16.` in it, and that may be BF16's.
@@ -94,8 +101,6 @@ async function removeFromRepo(
   { root, before, own, companions, loaded }: Going,
 ): Promise<void> {
   const blobs = childOf(root, 'blobs');
-  // Of whom a link is must be known afterwards; better to fail before.
-  await blobsOf(snapshotsOf(before).flat(), before, blobs);
   const gone = [...own, ...companions];
   const unlinked = await blobsOf(gone, before, blobs);
   const isFirst = ({ below }: TreeFile): boolean => parseGgufName(below)?.index === 1;

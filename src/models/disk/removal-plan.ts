@@ -24,3 +24,8 @@ export interface RemovalPlan {
 export function notRemovable(id: string, why: string): RouterError {
   return new RouterError('model_not_removable', `model name=${id} is not removable${why}`, { model: id });
 }
+
+/** The refusal to remove the model `id`, of which somebody has put `file` into a cache: it may be their only copy. */
+export function notDownloaded(id: string, file: string): RouterError {
+  return notRemovable(id, `: no download left '${file}' in the cache; remove it yourself`);
+}

@@ -183,6 +183,27 @@ describe('what happens to a model', () => {
     ]);
   });
 
+  it('when it is removed says what has gone, shortened where that is much', () => {
+    const removed = Array.from({ length: 30 }, (_, index) => `/cache/${index}`);
+    expect(
+      logged(
+        { type: 'model.removed', model: 'm', files: { removed: ['/cache/a'], freedBytes: 5 } },
+        { type: 'model.removed', model: 'm', files: { removed, freedBytes: 6 } },
+        { type: 'model.removed', model: 'a download' },
+      ),
+    ).toEqual([
+      { level: 'info', model: 'm', removed: ['/cache/a'], freedBytes: 5, msg: 'model.removed' },
+      {
+        level: 'info',
+        model: 'm',
+        removed: { count: 30, first: removed.slice(0, 5) },
+        freedBytes: 6,
+        msg: 'model.removed',
+      },
+      { level: 'info', model: 'a download', msg: 'model.removed' },
+    ]);
+  });
+
   it('that comes often is for debugging', () => {
     expect(
       logged(

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { afterEach, expect, it, vi } from 'vitest';
 import type { Catalog } from '../../../../src/models/catalog.js';
 import { discoverCatalog } from '../../../../src/models/discover.js';
-import { removeFromCache } from '../../../../src/models/disk/remove-cached.js';
+import { removeFromCache } from '../../../helpers/remove-from-cache.js';
 import { tempDir } from '../../../helpers/temp-dir.js';
 import { ggufHeader } from '../gguf-header.js';
 import { table } from '../help-table.js';

@@ -13,7 +13,8 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import type { Catalog } from '../../../../src/models/catalog.js';
 import { discoverCatalog } from '../../../../src/models/discover.js';
 import { Removal } from '../../../../src/models/disk/removal.js';
-import { removeFromCache } from '../../../../src/models/disk/remove-cached.js';
+import { planRemoval } from '../../../../src/models/disk/remove-cached.js';
+import { removeFromCache } from '../../../helpers/remove-from-cache.js';
 import { tempDir } from '../../../helpers/temp-dir.js';
 import { aModel } from '../a-model.js';
 import { ggufHeader } from '../gguf-header.js';
@@ -334,6 +335,22 @@ describe('a model whose file another entry loads is refused, with the name of th
     expect([...listing(cache)]).toEqual([]);
   });
 
+  it.each([
+    ['an adapter', 'lora = /none.gguf,BLOB'],
+    ['an adapter with its weight', 'lora-scaled = BLOB:0.5,/none.gguf:1'],
+    ['a control vector', 'control-vector = FILE'],
+    ['a control vector with its weight', 'control-vector-scaled = FILE:-1.5'],
+  ])('as %s', async (_what, line) => {
+    const named = line
+      .replace('BLOB', join(root, A, 'blobs/a-Q4_0.gguf'))
+      .replace('FILE', join(snapshot, 'a-Q4_0.gguf'));
+    await expectRefusal(
+      root,
+      () => remove(root, 'org/a:Q4_0', '[mine]', `model = ${own}`, named),
+      /is not removable: 'mine' loads '.+a-Q4_0\.gguf', too$/,
+    );
+  });
+
   it('and while the disk of another does not answer, it is refused, too', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
     try {
@@ -347,16 +364,47 @@ describe('a model whose file another entry loads is refused, with the name of th
         'model name=org/a:Q4_0 is not removable: a disk does not answer',
       );
       await vi.waitFor(async () => {
-        expect(vi.getTimerCount()).toBe(1);
+        // One for the whole plan, one for that disk.
+        expect(vi.getTimerCount()).toBe(2);
         await Promise.resolve();
       });
-      vi.runAllTimers();
+      vi.advanceTimersByTime(10_000);
       await refused;
       expect(listing(root)).toEqual(before);
     } finally {
       vi.useRealTimers();
     }
   });
+});
+
+it('a plan changes nothing, and one of a cache that does not answer is given up', async () => {
+  const cache = tempDir();
+  const snapshot = writeRepo(cache, 'org/a', ['a-Q4_0.gguf']);
+  const { models } = await catalogOf(cache);
+  const [model = aModel('')] = models;
+  const caches = { hub: cache, flat: [cache] };
+  const before = listing(cache);
+  const carryOut = await planRemoval(model, caches, models);
+  expect(listing(cache)).toEqual(before);
+
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    silenceAt(snapshot);
+    const givenUp = expect(planRemoval(model, caches, models)).rejects.toMatchObject({
+      code: 'remove_failed',
+      message:
+        'model name=org/a:Q4_0 cannot be removed: the cache does not answer; try again later; nothing was removed',
+    });
+    expect(vi.getTimerCount()).toBe(1);
+    vi.runAllTimers();
+    await givenUp;
+  } finally {
+    vi.useRealTimers();
+  }
+  mend();
+  expect(listing(cache)).toEqual(before);
+  await carryOut();
+  expect([...listing(cache)]).toEqual([]);
 });
 
 it.each([
@@ -608,6 +656,20 @@ describe('of a flat cache', () => {
     await remove(cache, 'org/a:Q4_0');
     expect([...listing(cache).keys()].sort()).toEqual(withTraces('org_a_a-Q8_0.gguf').sort());
     expect((await catalogOf(cache)).models.map(({ id }) => id)).toEqual(['org/a:Q8_0']);
+  });
+
+  it('a model of the hub cache that lies there by hand, too, is refused: it would keep its id', async () => {
+    const cache = tempDir();
+    writeRepo(cache, 'org/a', ['a-Q4_0.gguf']);
+    const file = writeFile(join(cache, 'org_a_a-Q4_0.gguf'));
+    await expectRefusal(
+      cache,
+      () => remove(cache, 'org/a:Q4_0'),
+      /^model name=org\/a:Q4_0 is not removable: no download left '.+org_a_a-Q4_0\.gguf' in the cache; remove it yourself$/,
+    );
+    rmSync(file);
+    await remove(cache, 'org/a:Q4_0');
+    expect((await catalogOf(cache)).models).toEqual([]);
   });
 
   it('a file that no download left is refused, also one whose name only a link can hold', async () => {
