@@ -14,7 +14,7 @@ export function breakOff(
   { isEventStream }: { readonly isEventStream: boolean },
 ): void {
   if (!isEventStream) {
-    outgoing.destroy();
+    cutOff(outgoing);
     return;
   }
   const timer = setTimeout(() => outgoing.destroy(), lastEventMs);
@@ -25,4 +25,17 @@ export function breakOff(
     clearTimeout(timer);
     outgoing.destroy();
   });
+}
+
+/**
+ * Closes the connection in the middle of an answer. Where the end of the connection is the end of the answer, as for clients
+ * of HTTP/1.0, it is reset: closed in order it would pass for a whole one.
+ */
+export function cutOff(outgoing: ServerResponse): void {
+  const { socket } = outgoing;
+  // TLS tells by itself that it was cut, and Unix sockets have no reset.
+  const isTcp = socket !== null && socket.remoteFamily !== undefined && !('encrypted' in socket);
+  // Node's own `resetAndDestroy` first closes in order, and then resets. This is its second half.
+  if (isTcp && !outgoing.chunkedEncoding) Object.assign(socket, { resetAndClosing: true });
+  outgoing.destroy();
 }

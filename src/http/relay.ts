@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import type { Dispatcher } from 'undici';
+import { cutOff } from './break-off.js';
 import { responseHeaders } from './header-policy.js';
 
 export interface RelayOptions {
@@ -144,7 +145,7 @@ export class Relay implements Dispatcher.DispatchHandler {
 
   #boundSlowReader(): NodeJS.Timeout | undefined {
     const { slowReaderMs } = this.#options;
-    return slowReaderMs > 0 ? setTimeout(() => this.#outgoing.destroy(), slowReaderMs) : undefined;
+    return slowReaderMs > 0 ? setTimeout(() => cutOff(this.#outgoing), slowReaderMs) : undefined;
   }
 
   #finish(end: RelayEnd): void {

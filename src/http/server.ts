@@ -20,6 +20,8 @@ export interface HttpServerOptions {
   readonly onAcceptError: (error: Error) => void;
   /** Serve HTTPS with what is in these files. */
   readonly tls: TlsFiles | undefined;
+  /** How long a client may take to agree on the encryption. */
+  readonly handshakeTimeoutMs?: number;
 }
 
 /**
@@ -39,7 +41,13 @@ const limits = {
 } as const;
 
 /** The Node server in front of the Hono app. */
-export function createServer({ app, tracer, tls, onAcceptError }: HttpServerOptions): Server {
+export function createServer({
+  app,
+  tracer,
+  tls,
+  handshakeTimeoutMs = limits.headersTimeout,
+  onAcceptError,
+}: HttpServerOptions): Server {
   const listener = getRequestListener(
     (request, bindings) => {
       const { incoming, outgoing } = bindings as HttpBindings;
@@ -56,9 +64,14 @@ export function createServer({ app, tracer, tls, onAcceptError }: HttpServerOpti
     },
   );
   const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
-    void listener(incoming, outgoing);
+    // The answer to a pipelined request gets its connection when those before it have ended, and hears nothing of the end
+    // of the connection until then: nobody would let go of what it holds.
+    if (outgoing.socket === null) outgoing.once('socket', () => void listener(incoming, outgoing));
+    else void listener(incoming, outgoing);
   };
-  const server = tls ? createTlsServer(tls, onRequest) : createHttpServer(limits, onRequest);
+  const server = tls
+    ? createTlsServer(tls, handshakeTimeoutMs, onRequest)
+    : createHttpServer(limits, onRequest);
   // Out of file handles, for one: that connection is lost, and nothing else may be.
   server.on('error', (error) => {
     if (server.listening) onAcceptError(error);
@@ -70,11 +83,13 @@ export function createServer({ app, tracer, tls, onAcceptError }: HttpServerOpti
 }
 
 /** Its connections are encrypted with the files as they were when the client came. */
-function createTlsServer(tls: TlsFiles, onRequest: RequestListener): Server {
+function createTlsServer(tls: TlsFiles, handshakeTimeoutMs: number, onRequest: RequestListener): Server {
   const server = createHttpsServer(
-    { ...limits, ...tls.pair, handshakeTimeout: limits.headersTimeout },
+    { ...limits, ...tls.pair, handshakeTimeout: handshakeTimeoutMs },
     onRequest,
   );
+  // There is no way to tell it anything, and no parser that would end it.
+  server.prependListener('tlsClientError', (_error, socket) => socket.destroy());
   tls.onRenewed((pair) => server.setSecureContext(pair));
   return server;
 }
@@ -134,6 +149,9 @@ export function hostInUrl(host: string): string {
   return host.includes(':') ? `[${host}]` : host;
 }
 
+/** How long a client whose request could not be read gets to read that, and to close its side. */
+const refusedLingerMs = 2_000;
+
 /** A socket as Node's server keeps it: with the answer that is being written, if there is one. */
 type ServerSocket = Socket & { readonly _httpMessage?: ServerResponse | null };
 
@@ -151,6 +169,7 @@ function answerClientError(error: NodeJS.ErrnoException, socket: ServerSocket): 
   socket.end(
     `HTTP/1.1 ${status} ${text}\r\nContent-Type: application/json; charset=utf-8\r\n` +
       `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+    () => setTimeout(() => socket.destroy(), refusedLingerMs).unref(),
   );
 }
 

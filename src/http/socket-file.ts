@@ -35,7 +35,11 @@ export async function listenOnSocket(server: Server, path: string): Promise<() =
   }
   const own = look(temporary);
   if (!isSame(look(path), abandoned)) throw refusal(path, inUse);
-  renameSync(temporary, path);
+  try {
+    renameSync(temporary, path);
+  } catch (error) {
+    throw refusal(path, bindFailure(path, error as NodeJS.ErrnoException), error);
+  }
   return () => {
     try {
       if (isSame(look(path), own)) unlinkSync(path);

@@ -3,6 +3,7 @@ import { jsonPost, rawRequest } from '../helpers/raw-http.js';
 import { sseData } from '../helpers/sse.js';
 import type { Death, FakeBehaviour } from '../helpers/fake-llama-server.js';
 import { oddChild, scripted, type Ending, type Script } from './odd-child.js';
+import { openSocket } from './raw-socket.js';
 import { serveFakes, textOf, wireError, words, type FakeService, type WireError } from './serve-fakes.js';
 
 describe('a child that dies', () => {
@@ -66,6 +67,22 @@ describe('a child that dies', () => {
     expect([response.status, response.complete]).toEqual([200, false]);
     expect(response.body.toString()).not.toContain('error');
     expect(textOf(sseData(response.body))).toBe(words('alpha', 3));
+  });
+
+  it('within an answer to a client of HTTP/1.0: the connection is reset, since its end would be that of the answer', async () => {
+    const service = await serveFakes({ models: { mortal: { dieMidStream: { afterChunks: 3 } } } });
+    const client = openSocket(service.supervisor.port);
+    const errors: string[] = [];
+    client.socket.on('error', ({ code = '' }: NodeJS.ErrnoException) => errors.push(code));
+    const body = JSON.stringify({ model: 'mortal', stream: true });
+    client.send(
+      'POST /v1/completions HTTP/1.0\r\nX-Conversation-Id: c\r\nContent-Type: application/json\r\n' +
+        `Content-Length: ${body.length}\r\n\r\n${body}`,
+    );
+    const text = await client.closed('the connection is closed');
+    expect(text).toContain('mortal');
+    expect(text).not.toContain('Transfer-Encoding');
+    expect(errors).toEqual(['ECONNRESET']);
   });
 
   it('is replaced at the next request, and takes nobody with it', async () => {

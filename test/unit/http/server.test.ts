@@ -1,18 +1,24 @@
-import type { AddressInfo } from 'node:net';
+import { execFileSync } from 'node:child_process';
+import type { Server } from 'node:http';
+import { connect, type AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { Hono } from 'hono';
 import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import type { App } from '../../../src/http/app.js';
 import { RequestTracer } from '../../../src/http/request-trace.js';
-import { createServer, listen } from '../../../src/http/server.js';
+import { createServer, listen, type HttpServerOptions } from '../../../src/http/server.js';
+import { TlsFiles } from '../../../src/http/tls-files.js';
 import { Counters } from '../../../src/observe/counters.js';
 import { atEndOfTest } from '../../helpers/cleanup.js';
+import { eventually } from '../../helpers/eventually.js';
+import { tempDir } from '../../helpers/temp-dir.js';
 import { openSocket } from '../../http/raw-socket.js';
 
-function server() {
+function server(options: Partial<Pick<HttpServerOptions, 'tls' | 'handshakeTimeoutMs'>> = {}) {
   const app = new Hono().get('/health', (c) => c.text('ok')) as unknown as App;
   const tracer = new RequestTracer(pino({ level: 'silent' }), new Counters());
-  const created = createServer({ app, tracer, tls: undefined, onAcceptError: () => undefined });
+  const created = createServer({ app, tracer, tls: undefined, onAcceptError: () => undefined, ...options });
   atEndOfTest(() => {
     created.close();
     created.closeAllConnections();
@@ -46,6 +52,56 @@ describe('createServer', () => {
     });
   });
 });
+
+describe('a client that does not close its side', () => {
+  it('is let go after a refusal all the same', async () => {
+    const created = server();
+    const { port } = await listen(created, '127.0.0.1', 0);
+    const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+    atEndOfTest(() => void client.destroy());
+    let said = '';
+    client.setEncoding('utf8').on('data', (text: string) => (said += text));
+    client.on('error', () => undefined);
+    client.write('no HTTP at all\r\n\r\n');
+    await eventually('the refusal', () => said.includes('HTTP/1.1 400'));
+    await eventually('the server has no connection left', async () => (await connectionsOf(created)) === 0);
+  });
+
+  it('is let go when it never agrees on an encryption', async () => {
+    const directory = tempDir();
+    const [key, cert] = [join(directory, 'key.pem'), join(directory, 'cert.pem')];
+    execFileSync(
+      'openssl',
+      [
+        'req',
+        '-x509',
+        '-newkey',
+        'ec',
+        '-pkeyopt',
+        'ec_paramgen_curve:prime256v1',
+        '-nodes',
+        '-days',
+        '2',
+      ].concat(['-subj', '/CN=localhost', '-keyout', key, '-out', cert]),
+      { stdio: 'pipe' },
+    );
+    const created = server({
+      tls: await TlsFiles.open({ sslKeyFile: key, sslCertFile: cert }, pino({ level: 'silent' })),
+      handshakeTimeoutMs: 200,
+    });
+    const { port } = await listen(created, '127.0.0.1', 0);
+    const client = openSocket(port);
+    await eventually('it is connected', async () => (await connectionsOf(created)) === 1);
+    await client.closed('the server closes it');
+    await eventually('the server has no connection left', async () => (await connectionsOf(created)) === 0);
+  });
+});
+
+function connectionsOf(created: Server): Promise<number> {
+  return new Promise((resolve, reject) => {
+    created.getConnections((error, count) => (error ? reject(error) : resolve(count)));
+  });
+}
 
 describe('listen', () => {
   it('says where it listens', async () => {
