@@ -32,12 +32,20 @@ export interface FakeBehaviour {
   chunks?: number;
   /** Milliseconds before each streamed word. Default 0. */
   tokenIntervalMs?: number;
+  /** Streams end in order, however many words were asked for, once there is a file of this path. */
+  endStreamAtFile?: string;
+  /** Milliseconds before the headers of a stream, as while a long prompt is read. Default 0. */
+  beforeStreamMs?: number;
   /** Milliseconds before an answer in one piece. Default 0. */
   nonStreamMs?: number;
   /** Every POST is answered with this status while /health stays well. */
   errorStatus?: number;
+  /** The connection of every POST, or of those to these paths, is cut before an answer, while /health stays well. */
+  breaksOff?: true | string[];
   /** Paths (without the API prefix) that are never answered: `['/health']`, `['/slots', '/completion']`. */
   hangs?: string[];
+  /** After its first answer to a POST every connection to it is refused; the process lives. */
+  stopsListening?: true;
   /** Status and extra headers of the echo routes. */
   echo?: { status?: number; headers?: Record<string, string | string[]> };
   /** Dies when so many words of a stream have been handed to the kernel. */
@@ -68,6 +76,8 @@ export interface FakeBehaviour {
   printWhileLoading?: string[];
   /** Lines as they are, after the ready line. */
   printWhenReady?: string[];
+  /** Bytes as they are, in base64, before it loads: in writes of so many each, with a pause between any two. */
+  printBytes?: { base64: string; each: number };
 }
 
 /** The environment that gives `forAll` to every fake and `models[alias]` to one; a model's own file wins. */

@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
-import getPort from 'get-port';
 import { findLlamaServer, noBinaryMessage } from '../../src/config/binary.js';
 import { atEndOfTest } from './cleanup.js';
 import { eventually, withDeadline } from './eventually.js';
+import { freePort } from './free-port.js';
 import { descendants, runMarker, type ProcessInfo } from './processes.js';
 import { rawRequest } from './raw-http.js';
 import {
@@ -48,7 +48,7 @@ export function argvOf(pid: number): string[] {
 
 /** A llama-server with one model and nothing in front of it, until the end of the test; settles when it serves. */
 export async function startLlamaServer(modelFile: string, args: readonly string[] = []): Promise<string> {
-  const port = await getPort({ host: '127.0.0.1' });
+  const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
   const child = spawn(
     realLlamaServer(),

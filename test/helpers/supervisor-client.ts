@@ -26,7 +26,14 @@ export interface ModelEntry {
     args: string[];
     failed?: boolean;
     exit_code?: number;
-    error?: { reason: string; message: string; last_lines?: string[] };
+    error?: {
+      reason: string;
+      message: string;
+      last_lines?: string[];
+      at?: string;
+      failures?: number;
+      retry_at?: string;
+    };
   };
   pid?: number;
   in_flight: number;
