@@ -73,6 +73,9 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     if (!found) return;
   }
   if (!found) throw new UnusableBinaryError(noBinaryMessage());
+  // Until it has started there is nothing to be read again, and by default this signal would end it.
+  const onHangup = (): void => undefined;
+  if (!hasTerminal()) process.on('SIGHUP', onHangup);
   const facts = await loadOptionTable(found.path, cacheDirectory(env), {
     env,
     commandPrefix: parentDeathPrefix(),
@@ -82,13 +85,11 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
   const { settings, childOptions, helperArgs, warnings, directModel, directQuery, nativeArgs } = commandLine;
   const remote = directModel ? await remotePreset(commandLine, found.path, facts, env) : undefined;
   if ((directModel && remote?.kind !== 'preset') || directQuery) {
+    process.off('SIGHUP', onHangup);
     for (const warning of remote?.warnings ?? []) process.stderr.write(`llama-supervisor: ${warning}\n`);
     return await runInPlace(found.path, [...appCommand(env), ...nativeArgs]);
   }
 
-  // Until it has started there is nothing to be read again, and by default this signal would end it.
-  const onHangup = (): void => undefined;
-  if (!hasTerminal()) process.on('SIGHUP', onHangup);
   const log = await createLog({ level: settings.logLevel, format: settings.logFormat });
   const { version, backends } = facts;
   log.info({ path: found.path, origin: found.origin, version, backends }, 'llama-server');
@@ -100,6 +101,8 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
       `AIP_MODE is PREDICTION: AIP_HTTP_PORT ${vertex.port} takes the place of --port ${settings.port}`,
     );
   }
+  // Until it has started a signal ends it at once.
+  let onDrain = (): void => void process.kill(process.pid, 'SIGTERM');
   const supervisor = await Supervisor.start({
     settings: {
       ...settings,
@@ -114,9 +117,10 @@ async function startSupervisor(args: readonly string[]): Promise<void> {
     log,
     loadFirst: remote?.kind === 'preset' ? remote.section : undefined,
     vertex,
+    onDrain: () => onDrain(),
     fakeTiming: (env['LLAMA_SERVER_DEBUG_FAKE_TIMING'] ?? '') !== '',
   });
-  endOnSignals(supervisor, log);
+  onDrain = endOnSignals(supervisor, log);
   process.off('SIGHUP', onHangup);
   if (settings.demo || process.stdout.isTTY) {
     process.stdout.write(
@@ -174,18 +178,17 @@ async function nativeHelp(args: readonly string[], env: NodeJS.ProcessEnv): Prom
   }
 }
 
-/** The first SIGTERM or SIGINT ends everything in order, the second at once. SIGHUP has the disk looked at. */
-function endOnSignals(supervisor: Supervisor, log: Logger): void {
-  let ending = false;
-  const onSignal = (signal: NodeJS.Signals): void => {
-    if (ending) {
-      log.warn({ signal }, 'ending at once');
-      supervisor.killAll();
-      exitAfterFlush(log, 1);
-      return;
-    }
-    ending = true;
-    log.info({ signal }, 'ending; once more ends at once');
+/**
+ * The first SIGTERM or SIGINT ends everything in order, the second at once. SIGHUP has the disk looked at.
+ *
+ * @returns ends everything in order, too; a signal after it is the first one still
+ */
+function endOnSignals(supervisor: Supervisor, log: Logger): () => void {
+  let isEnding = false;
+  let isSignalled = false;
+  const end = (): void => {
+    if (isEnding) return;
+    isEnding = true;
     supervisor.shutdown().then(
       () => exitAfterFlush(log, 0),
       (error: unknown) => {
@@ -194,6 +197,17 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
         exitAfterFlush(log, 1);
       },
     );
+  };
+  const onSignal = (signal: NodeJS.Signals): void => {
+    if (isSignalled) {
+      log.warn({ signal }, 'ending at once');
+      supervisor.killAll();
+      exitAfterFlush(log, 1);
+      return;
+    }
+    isSignalled = true;
+    log.info({ signal }, 'ending; once more ends at once');
+    end();
   };
   for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, onSignal);
   const onTerminal = hasTerminal();
@@ -209,6 +223,7 @@ function endOnSignals(supervisor: Supervisor, log: Logger): void {
   };
   process.on('uncaughtException', onFatal);
   process.on('unhandledRejection', onFatal);
+  return end;
 }
 
 /** Whether a standard stream is a terminal that is still there. */

@@ -15,23 +15,23 @@ type WireType =
   | 'permission_error'
   | 'feature_disabled';
 
-interface CatalogueEntry {
-  readonly status: number;
-  readonly type: WireType;
-}
+/** What asking again can change says when, in seconds: what waits on a person is not worth asking for often. */
+type CatalogueEntry =
+  | { readonly status: 429 | 502 | 503 | 504 | 507; readonly type: WireType; readonly retryAfterS: number }
+  | { readonly status: 400 | 401 | 403 | 404 | 408 | 413 | 415 | 417 | 499 | 500; readonly type: WireType };
 
 const catalogue = {
   body_malformed: { status: 400, type: 'invalid_request_error' },
   body_encoded: { status: 415, type: 'invalid_request_error' },
   body_too_large: { status: 413, type: 'invalid_request_error' },
   body_timeout: { status: 408, type: 'invalid_request_error' },
-  body_memory_full: { status: 503, type: 'unavailable_error' },
+  body_memory_full: { status: 503, type: 'unavailable_error', retryAfterS: 2 },
   model_missing: { status: 400, type: 'invalid_request_error' },
   model_unknown: { status: 400, type: 'invalid_request_error' },
   model_unknown_to_load: { status: 404, type: 'not_found_error' },
   model_unknown_to_remove: { status: 404, type: 'not_found_error' },
   model_unknown_to_unload: { status: 400, type: 'invalid_request_error' },
-  model_invalid: { status: 503, type: 'unavailable_error' },
+  model_invalid: { status: 503, type: 'unavailable_error', retryAfterS: 60 },
   model_not_loaded: { status: 400, type: 'invalid_request_error' },
   model_already_running: { status: 400, type: 'invalid_request_error' },
   model_not_running: { status: 400, type: 'invalid_request_error' },
@@ -42,28 +42,33 @@ const catalogue = {
   hub_name_invalid: { status: 400, type: 'invalid_request_error' },
   hub_not_found: { status: 404, type: 'not_found_error' },
   hub_refused: { status: 403, type: 'permission_error' },
-  hub_unreachable: { status: 502, type: 'server_error' },
+  hub_unreachable: { status: 502, type: 'server_error', retryAfterS: 10 },
   hub_offline: { status: 403, type: 'permission_error' },
-  disk_full: { status: 507, type: 'server_error' },
-  too_many_downloads: { status: 429, type: 'overloaded_error' },
+  disk_full: { status: 507, type: 'server_error', retryAfterS: 60 },
+  too_many_downloads: { status: 429, type: 'overloaded_error', retryAfterS: 30 },
   stream_stopped: { status: 400, type: 'invalid_request_error' },
   stream_unknown: { status: 404, type: 'not_found_error' },
-  stream_not_yet: { status: 503, type: 'unavailable_error' },
-  helper_failed: { status: 503, type: 'unavailable_error' },
-  too_many_listeners: { status: 429, type: 'overloaded_error' },
+  // The web UI asks again after as long.
+  stream_not_yet: { status: 503, type: 'unavailable_error', retryAfterS: 2 },
+  helper_failed: { status: 503, type: 'unavailable_error', retryAfterS: 1 },
+  too_many_listeners: { status: 429, type: 'overloaded_error', retryAfterS: 5 },
+  too_many_connections: { status: 503, type: 'unavailable_error', retryAfterS: 2 },
   feature_disabled: { status: 403, type: 'feature_disabled' },
   origin_foreign: { status: 403, type: 'permission_error' },
-  model_changing: { status: 503, type: 'unavailable_error' },
+  model_changing: { status: 503, type: 'unavailable_error', retryAfterS: 5 },
   model_unloaded_meanwhile: { status: 400, type: 'invalid_request_error' },
-  load_failed: { status: 503, type: 'unavailable_error' },
-  queue_full: { status: 429, type: 'overloaded_error' },
-  queue_timeout: { status: 503, type: 'unavailable_error' },
-  child_gone: { status: 502, type: 'server_error' },
-  child_timeout: { status: 504, type: 'server_error' },
-  shutting_down: { status: 503, type: 'unavailable_error' },
+  model_failing: { status: 503, type: 'unavailable_error', retryAfterS: 10 },
+  out_of_memory: { status: 503, type: 'unavailable_error', retryAfterS: 10 },
+  load_failed: { status: 503, type: 'unavailable_error', retryAfterS: 10 },
+  queue_full: { status: 429, type: 'overloaded_error', retryAfterS: 5 },
+  queue_timeout: { status: 503, type: 'unavailable_error', retryAfterS: 5 },
+  child_gone: { status: 502, type: 'server_error', retryAfterS: 1 },
+  child_timeout: { status: 504, type: 'server_error', retryAfterS: 10 },
+  shutting_down: { status: 503, type: 'unavailable_error', retryAfterS: 5 },
   client_gone: { status: 499, type: 'invalid_request_error' },
   key_invalid: { status: 401, type: 'authentication_error' },
   request_malformed: { status: 400, type: 'invalid_request_error' },
+  expectation_unknown: { status: 417, type: 'invalid_request_error' },
   not_found: { status: 404, type: 'not_found_error' },
   internal: { status: 500, type: 'server_error' },
 } as const satisfies Record<string, CatalogueEntry>;
@@ -71,7 +76,7 @@ const catalogue = {
 export type ErrorCode = keyof typeof catalogue;
 
 export interface ErrorDetails {
-  /** Seconds after which trying again makes sense; becomes `Retry-After`. */
+  /** Seconds after which trying again makes sense, where it is known better than from the catalogue; becomes `Retry-After`. */
   readonly retryAfterS?: number;
   readonly model?: string;
   /** What the child wrote last, oldest line first. */
@@ -97,7 +102,8 @@ export class RouterError extends Error {
 
   /** Headers that go with the error, besides the content type. */
   get headers(): Record<string, string> {
-    const { retryAfterS } = this.details;
+    const entry: CatalogueEntry = catalogue[this.code];
+    const retryAfterS = this.details.retryAfterS ?? ('retryAfterS' in entry ? entry.retryAfterS : undefined);
     return retryAfterS === undefined ? {} : { 'Retry-After': String(Math.max(1, Math.ceil(retryAfterS))) };
   }
 

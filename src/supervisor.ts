@@ -9,9 +9,11 @@ import type { VertexSettings } from './config/vertex-settings.js';
 import { ensureDemoModels } from './demo/demo-models.js';
 import { RouterError } from './errors.js';
 import { EventBus } from './events/events.js';
+import { AllowedHosts } from './http/allowed-hosts.js';
 import { createApp } from './http/app.js';
 import { BodyBudget } from './http/body-budget.js';
 import { spoolingFor } from './http/body-spool.js';
+import { limitConnections } from './http/connection-limit.js';
 import { Conversations } from './http/conversations.js';
 import { corsPolicy } from './http/cors.js';
 import { defaultModelOf } from './http/default-model.js';
@@ -21,10 +23,13 @@ import { RequestTracer } from './http/request-trace.js';
 import { LiveKeys } from './http/live-keys.js';
 import { routerProps } from './http/router-props.js';
 import { endpointName, Listeners, type Endpoint } from './http/listening.js';
+import { seldom } from './http/seldom.js';
 import { createServer } from './http/server.js';
 import { readWebUiSettings } from './http/web-ui-settings.js';
 import { TlsFiles } from './http/tls-files.js';
+import { NvidiaSmi } from './instance/hang/nvidia-evidence.js';
 import { HelperChild } from './instance/helper-child.js';
+import { killAccount, KernelKills } from './instance/kernel-kills.js';
 import { OrphanGuard } from './instance/orphan-guard.js';
 import { ProcessMemory } from './instance/process-memory.js';
 import type { Catalog } from './models/catalog.js';
@@ -38,10 +43,20 @@ import { logEvents, logFaults } from './observe/log-events.js';
 import type { Logger } from './observe/log.js';
 import { runFileName, writeRunFile } from './observe/run-file.js';
 import { Scheduler } from './scheduler/scheduler.js';
+import { comeBack } from './supervisor/come-back.js';
 import { Downloads } from './supervisor/downloads.js';
 import { followDisk } from './supervisor/follow-disk.js';
 import { Launcher } from './supervisor/launcher.js';
 import { loadAtStart } from './supervisor/load-at-start.js';
+import {
+  LoadedModels,
+  loadedModelsFile,
+  logForgotten,
+  modelsToRestore,
+  writeLoadedModels,
+} from './supervisor/loaded-models-file.js';
+import { OwnLoads } from './supervisor/own-loads.js';
+import { warnIfOpenToOthers } from './supervisor/open-to-others.js';
 
 export interface SupervisorOptions {
   readonly settings: Settings;
@@ -60,6 +75,8 @@ export interface SupervisorOptions {
   readonly vertex?: VertexSettings | undefined;
   /** Whether loads and requests are delayed, as upstream's own tests want it (LLAMA_SERVER_DEBUG_FAKE_TIMING). */
   readonly fakeTiming?: boolean;
+  /** Called once when a client asks for an end in order, for which `shutdown` is to be called. */
+  readonly onDrain: () => void;
 }
 
 /** As long as the native router delays a load, and a request that it passes on. */
@@ -68,8 +85,14 @@ const fakeDelayMs = 2_000;
 /** How long clients get to read the last of their answers when everything else has ended. */
 const lastAnswersMs = 1_000;
 
+/** Of the answers that a drain cuts so many are named. */
+const namedCuts = 20;
+
 /** How long the helper may take to exit, which has nothing to finish by then. */
 const helperStopMs = 5_000;
+
+/** Out of file handles, every client that knocks is an error. */
+const acceptErrorEveryMs = 60_000;
 
 /** The parts that live as long as the supervisor does. */
 interface Parts {
@@ -81,12 +104,15 @@ interface Parts {
   readonly tls: TlsFiles | undefined;
   readonly feed: EventFeed;
   readonly listeners: Listeners;
+  readonly tracer: RequestTracer;
   readonly scheduler: Scheduler;
   readonly conversations: Conversations;
   readonly downloads: Downloads;
   readonly helper: HelperChild;
   readonly guard: OrphanGuard;
   readonly watching: Watching | undefined;
+  /** Set when the models that are loaded now are to be loaded at the next start. */
+  readonly loaded: LoadedModels | undefined;
   readonly removeRunFile: () => void;
 }
 
@@ -136,6 +162,7 @@ export class Supervisor {
       loadFirst,
       vertex,
       fakeTiming = false,
+      onDrain,
     }: SupervisorOptions,
     onFailure: (end: () => unknown) => void,
   ): Promise<Supervisor> {
@@ -170,6 +197,7 @@ export class Supervisor {
     const counters = new Counters();
     counters.listenTo(events);
     logEvents(events, log);
+    const kernelKills = new KernelKills(killAccount());
     const launcher: Launcher = new Launcher({
       binary,
       facts: server,
@@ -180,6 +208,8 @@ export class Supervisor {
       guard,
       events,
       log,
+      kernelKills,
+      nvidiaSmi: new NvidiaSmi(),
     });
     const scheduler = new Scheduler(settings, {
       events,
@@ -194,6 +224,7 @@ export class Supervisor {
       modelCache: join(cache, 'no-models'),
       guard,
       log,
+      kernelKills,
       startTimeoutMs: settings.loadTimeoutMs,
       stopTimeoutMs: helperStopMs,
       silenceTimeoutMs: settings.timeoutMs,
@@ -203,6 +234,11 @@ export class Supervisor {
     if (helperFeatures(settings).tools) await helper.ready(new AbortController().signal);
     const downloads = new Downloads({ binary, facts: server, env, settings, catalog, guard, events, log });
     onFailure(() => downloads.close());
+
+    const { modelsMax } = settings;
+    const loads = new OwnLoads({ catalog, scheduler, modelsMax });
+    let loaded: LoadedModels | undefined;
+    const comingBack = comeBack({ events, catalog: () => catalog.current, scheduler, log });
 
     // 3. Who asks.
     const keys = new LiveKeys(settings, log);
@@ -215,6 +251,10 @@ export class Supervisor {
       facts: (model) => catalog.facts(model),
       reload: () => reloadAll(keys, tls, catalog),
       scheduler,
+      callOff: (model) => {
+        const wasLeftOut = loaded?.callOff(model) ?? false;
+        return comingBack.callOff(model) || wasLeftOut;
+      },
       bodyLimits: {
         maxBytes: settings.bodyMaxBytes,
         budget: new BodyBudget(settings.bodyMemoryMaxBytes),
@@ -225,8 +265,10 @@ export class Supervisor {
       fakeDelayMs: fakeTiming ? fakeDelayMs : 0,
       autoload: settings.modelsAutoload,
       slowReaderMs: settings.timeoutMs,
+      streamPings: { afterMs: settings.streamPingAfterMs, intervalMs: settings.streamPingIntervalMs },
       apiPrefix: settings.apiPrefix,
       keys: keys.ring,
+      hosts: new AllowedHosts(settings),
       cors: corsPolicy(settings),
       feed,
       downloads,
@@ -243,14 +285,27 @@ export class Supervisor {
       ui: settings.ui,
       vertex,
       staticPath: settings.staticPath,
+      isDraining: () => scheduler.isClosed,
+      drain: once(onDrain),
     });
     const tracer = new RequestTracer(log, counters);
-    const onAcceptError = (error: Error): void =>
-      log.error({ err: error }, 'a connection could not be accepted');
+    const connections = limitConnections(settings.connectionsMax, log);
+    const onAcceptError = seldom(acceptErrorEveryMs, (times, error: Error) =>
+      log.error({ err: error, times }, 'a connection could not be accepted'),
+    );
     const listeners = await Listeners.open({
       settings,
       scheme: tls === undefined ? 'http' : 'https',
-      createServer: () => createServer({ app, tracer, tls, onAcceptError }),
+      createServer: () =>
+        createServer({
+          app,
+          tracer,
+          tls,
+          connections,
+          isDraining: () => scheduler.isClosed,
+          onAcceptError,
+          onRefused: (refusal) => log.info(refusal, 'request refused'),
+        }),
     });
     onFailure(() => {
       scheduler.killAll();
@@ -274,7 +329,13 @@ export class Supervisor {
     );
     const also = others.length === 0 ? undefined : others.map(endpointName);
     log.info({ url: endpointName(main), also, models: catalog.current.listed.length }, 'listening');
-    loadAtStart({ catalog, scheduler, modelsMax: settings.modelsMax, first: loadFirst, log });
+    warnIfOpenToOthers({ listeners, hasKeys: !keys.ring.isEmpty, isVertex: vertex !== undefined, log });
+    if (settings.restore) {
+      loaded = await keepLoaded({ env, settings, main, launcher, scheduler, loads, log });
+    }
+    onFailure(() => loaded?.close());
+    loaded?.listenTo(events);
+    loadAtStart({ catalog, loads, modelsMax, first: loadFirst, restored: loaded?.models ?? [], log });
 
     // 5. Follow the disk.
     catalog.learn();
@@ -290,12 +351,14 @@ export class Supervisor {
       tls,
       feed,
       listeners,
+      tracer,
       scheduler,
       conversations,
       downloads,
       helper,
       guard,
       watching,
+      loaded,
       removeRunFile,
     });
   }
@@ -309,21 +372,37 @@ export class Supervisor {
 
   /** Takes no new request, gives those in flight `drainTimeoutMs`, then stops every child; settles when all is gone. */
   async shutdown(): Promise<void> {
-    const { scheduler, helper, listeners, feed, settings, log } = this.#parts;
+    const { scheduler, helper, listeners, feed, tracer, settings, log } = this.#parts;
     const { inFlight, waiting } = scheduler;
     const { drainTimeoutMs } = settings;
     log.info({ inFlight, waiting, drainTimeoutMs }, 'shutting down');
+    const listKept = this.#parts.loaded?.close();
     const following = this.#stopFollowing();
-    const closed = listeners.close();
-    feed.close();
     const downloadsEnded = this.#parts.downloads.close();
     this.#parts.conversations.close();
+    feed.close();
     scheduler.close();
+    helper.close();
+    const beganAt = performance.now();
+    // Who asks for something meanwhile is told to ask elsewhere, which a closed port does not say.
     await Promise.all([scheduler.idleWithin(drainTimeoutMs), helper.idleWithin(drainTimeoutMs)]);
+    const helpers = helper.inFlight === 0 ? [] : [{ process: 'helper', inFlight: helper.inFlight }];
+    for (const cut of [...scheduler.busy, ...helpers]) {
+      log.warn(cut, 'not finished within --drain-timeout; cutting it');
+    }
+    const closed = listeners.close();
     await Promise.all([scheduler.stopAll(), helper.stop()]);
-    await Promise.all([following, downloadsEnded]);
-    // Those whose answers were cut are still to read why.
-    await Promise.race([closed, delay(lastAnswersMs, undefined, { ref: false })]);
+    await Promise.all([following, downloadsEnded, listKept]);
+    const answersRead = async (): Promise<void> => {
+      // Those whose answers were cut are still to read why.
+      await delay(lastAnswersMs, undefined, { ref: false });
+      await tracer.readWithin(beganAt + drainTimeoutMs - performance.now());
+    };
+    await Promise.race([closed, answersRead()]);
+    const { unread } = tracer;
+    for (const cut of unread.slice(0, namedCuts)) {
+      log.warn({ ...cut, of: unread.length }, 'not read within --drain-timeout; cutting it');
+    }
     listeners.closeAllConnections();
     this.#parts.guard.close();
     this.#parts.removeRunFile();
@@ -382,6 +461,66 @@ function reportDefaultModel(catalog: Catalog, { defaultModel }: Settings, log: L
     { defaultModel, models },
     '--default-model: there is no such model; requests must name theirs until there is',
   );
+}
+
+interface KeepLoadedOptions {
+  readonly env: NodeJS.ProcessEnv;
+  readonly settings: Settings;
+  /** Where it listens. */
+  readonly main: Endpoint;
+  readonly launcher: Launcher;
+  readonly scheduler: Scheduler;
+  readonly loads: OwnLoads;
+  readonly log: Logger;
+}
+
+/** The list of the models that are loaded, which begins with those that were when the last run ended. */
+async function keepLoaded({
+  env,
+  settings,
+  main,
+  launcher,
+  scheduler,
+  loads,
+  log,
+}: KeepLoadedOptions): Promise<LoadedModels> {
+  // A port that the system chooses is another one each time.
+  const file = loadedModelsFile(env, settings.port === 0 && !('socketPath' in main) ? { port: 0 } : main);
+  const { modelsMax } = settings;
+  const restored = await modelsToRestore({
+    file,
+    refusal: (model) => launcher.refusal(model),
+    modelsMax,
+    log,
+  });
+  const { models } = restored;
+  if (models.length > 0) log.info({ models }, '--restore: loading what was loaded');
+  return new LoadedModels(
+    {
+      write: (list) => writeLoadedModels(file, list),
+      comeBack: async (absent) => {
+        const isLoaded = await loads.ifItFits(absent, (model, err) =>
+          log.warn({ model, err }, '--restore: a model that was left out could not be loaded'),
+        );
+        if (isLoaded) log.info({ model: absent }, '--restore: loading a model that was left out');
+        return isLoaded;
+      },
+      onForgotten: (absent) => logForgotten(absent, log),
+      usedAt: (model) => scheduler.usedAt(model),
+      onError: (error) =>
+        log.error({ err: error, file }, '--restore: the list of loaded models cannot be kept'),
+    },
+    restored,
+  );
+}
+
+function once(what: () => void): () => void {
+  let isDone = false;
+  return () => {
+    if (isDone) return;
+    isDone = true;
+    what();
+  };
 }
 
 async function reloadAll(keys: LiveKeys, tls: TlsFiles | undefined, catalog: LiveCatalog): Promise<void> {

@@ -1,6 +1,7 @@
 import type { Option, OptionTable, OptionValues } from './option-table.js';
 import { asksBinary, namesModel } from './direct-options.js';
 import { entangledSettings, HELPER_ONLY_KEYS, helperArgsFrom } from './helper-options.js';
+import { printable } from './printable.js';
 import { readSettings } from './read-settings.js';
 import { RESERVED_KEYS, withoutKeys } from './render-options.js';
 import { scanArguments, splitArgument } from './scan-arguments.js';
@@ -27,15 +28,23 @@ export interface CommandLine {
   readonly valueOf: (spelling: string) => string | undefined;
 }
 
+/** So much of a problem is shown: it may quote a value of any length. */
+const maxShown = 1_000;
+
 /** The command line or the environment is wrong. The message lists every problem, one per line. */
 export class CommandLineError extends Error {
   override readonly name = 'CommandLineError';
   readonly problems: readonly string[];
 
   constructor(problems: readonly string[]) {
-    super(problems.join('\n'));
+    super(problems.map(shown).join('\n'));
     this.problems = problems;
   }
+}
+
+function shown(problem: string): string {
+  const text = printable(problem);
+  return text.length > maxShown ? `${text.slice(0, maxShown)}…` : text;
 }
 
 /** True of one model only, so that all cannot inherit it; host and port are given to each child anew. */

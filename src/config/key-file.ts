@@ -1,15 +1,18 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statSync } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
+import { readPipe } from './pipe-file.js';
 
 /**
  * The keys in the file that `--api-key-file` names: one per line, blanks around them ignored, `#` begins a comment line.
  *
- * @throws with a message for the user when the file cannot be read or holds no key: an empty list would open the
- *   server to everybody, which nobody means who names a file
+ * @throws with a message for the user when the file cannot be read, is no text, or holds no key: an empty list would open
+ *   the server to everybody, which nobody means who names a file
  */
 export function readKeyFile(path: string): readonly string[] {
   try {
-    return keysIn(path, readFileSync(path, 'utf8'));
+    const stats = statSync(path);
+    const isPlain = stats.isFile() || stats.isDirectory();
+    return keysIn(path, isPlain ? readFileSync(path, 'utf8') : readPipe(path).toString());
   } catch (error) {
     throw keyFileError(path, error);
   }
@@ -22,27 +25,35 @@ export async function rereadKeyFile(path: string): Promise<readonly string[] | u
   try {
     const stats = await stat(path);
     if (!stats.isFile() && !stats.isDirectory()) return undefined;
-    return linesIn(await readFile(path, 'utf8'));
+    return linesIn(path, await readFile(path, 'utf8'));
   } catch (error) {
     throw keyFileError(path, error);
   }
 }
 
-class NoKey extends Error {}
+class NoKeys extends Error {}
 
 function keysIn(path: string, text: string): readonly string[] {
-  const keys = linesIn(text);
-  if (keys.length === 0) throw new NoKey(`${path} holds no key; write one per line`);
+  const keys = linesIn(path, text);
+  if (keys.length === 0) throw new NoKeys(`${path} holds no key; write one per line`);
   return keys;
 }
 
-function linesIn(text: string): readonly string[] {
+function linesIn(path: string, text: string): readonly string[] {
   const lines = text.split('\n').map((line) => line.trim());
-  return lines.filter((line) => line !== '' && !line.startsWith('#'));
+  const isKey = (line: string): boolean => line !== '' && !line.startsWith('#');
+  // A certificate in DER or a file in UTF-16: whoever named it would be left with keys that nobody can send.
+  const odd = lines.findIndex((line) => isKey(line) && /\p{Cc}|\ufffd/u.test(line));
+  if (odd !== -1) {
+    throw new NoKeys(
+      `${path}: line ${odd + 1} is no text that a header can carry; write one key per line, in UTF-8`,
+    );
+  }
+  return lines.filter(isKey);
 }
 
 function keyFileError(path: string, cause: unknown): Error {
-  if (cause instanceof NoKey) return cause;
+  if (cause instanceof NoKeys) return cause;
   const reason = cause instanceof Error ? cause.message : String(cause);
   return new Error(`cannot read the key file '${path}': ${reason}`, { cause });
 }

@@ -8,7 +8,7 @@ export function nearest(text: string, candidates: Iterable<string>): string | un
   // Beyond two fifths of the letters a suggestion is a guess, and a one-letter option has no neighbours.
   const limit = Math.floor(bare(text).length * 0.4);
   return [...candidates]
-    .map((candidate) => ({ candidate, edits: editsBetween(bare(text), bare(candidate)) }))
+    .map((candidate) => ({ candidate, edits: editsBetween(bare(text), bare(candidate), limit) }))
     .filter(({ edits }) => edits <= limit)
     .sort(
       (a, b) =>
@@ -27,10 +27,12 @@ function dashes(name: string): number {
   return name.length - name.replace(/^-+/, '').length;
 }
 
-function editsBetween(wanted: string, name: string): number {
+function editsBetween(wanted: string, name: string, limit: number): number {
   // People shorten: `--ctx` means `--ctx-size` sooner than it means a misspelt `-ctk`.
   const shortened = wanted.length > 2 && name.length > wanted.length && name.startsWith(wanted);
-  return shortened ? 0.5 : editDistance(wanted, name);
+  if (shortened) return 0.5;
+  // Each letter that one has more is an edit at least; to compare with a text of a megabyte would take minutes.
+  return Math.abs(wanted.length - name.length) > limit ? Infinity : editDistance(wanted, name);
 }
 
 /** Optimal string alignment: insertions, deletions, substitutions and swaps of neighbours, each one edit. */

@@ -56,16 +56,17 @@ export const pathPrefix: Kind<string> = {
   },
 };
 
-/** A row of comma-separated values; `"` around one that holds a comma, `""` for a quote in it. */
-export const commaSeparated: Kind<readonly string[]> = {
-  placeholder: 'KEY[,KEY...]',
-  read(given) {
-    const cells = given.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g);
-    return [...cells]
-      .map(([, quoted, plain = '']) => quoted?.replaceAll('""', '"') ?? plain)
-      .filter((cell) => cell !== '');
-  },
-};
+/** The values of a comma-separated row; `"` around one that holds a comma, `""` for a quote in it. */
+export function splitAtCommas(row: string): string[] {
+  const cells = row.matchAll(/(?:^|,)(?:"((?:[^"]|"")*)"|([^,]*))/g);
+  return [...cells]
+    .map(([, quoted, plain = '']) => quoted?.replaceAll('""', '"') ?? plain)
+    .filter((cell) => cell !== '');
+}
+
+export function commaSeparated(placeholder: string): Kind<readonly string[]> {
+  return { placeholder, read: splitAtCommas };
+}
 
 /** A whole number from `min` to `max`; `note` tells what a special value means. */
 export function integer(range: {
@@ -75,12 +76,13 @@ export function integer(range: {
   placeholder?: string;
 }): Kind<number> {
   const { min, max = Number.MAX_SAFE_INTEGER, note, placeholder = 'N' } = range;
-  const upTo = max === Number.MAX_SAFE_INTEGER ? `of at least ${min}` : `from ${min} to ${max}`;
   return {
     placeholder,
     read(given) {
       const value = /^[+-]?\d+$/.test(given) ? Number(given) : NaN;
       if (value >= min && value <= max) return value;
+      const hasEnd = max !== Number.MAX_SAFE_INTEGER || value > max;
+      const upTo = hasEnd ? `from ${min} to ${max}` : `of at least ${min}`;
       throw new Error(
         `expected a whole number ${upTo}${note === undefined ? '' : ` (${note})`}, not '${given}'`,
       );

@@ -45,6 +45,12 @@ export interface Settings {
   readonly corsMethods: string;
   readonly corsHeaders: string;
   readonly corsCredentials: boolean;
+  /** Names, besides those of loopback, by which this server is asked to change something when there are no keys. */
+  readonly allowedHosts: readonly string[];
+  /** Connections of clients that are open at once; 0 = as many as the limit on open files allows. */
+  readonly connectionsMax: number;
+  /** Whether the models that were loaded when the last run ended are loaded at the start. */
+  readonly restore: boolean;
   /** Whether the web UI is served. */
   readonly ui: boolean;
   /** Directory that is served instead of the built-in web UI. */
@@ -65,10 +71,17 @@ export interface Settings {
   readonly llamaServer: string | undefined;
   readonly demo: boolean;
   readonly queueMax: number;
+  /** Requests that one model answers at once; 0 = no bound. */
+  readonly inFlightMax: number;
   readonly queueTimeoutMs: number;
   readonly loadTimeoutMs: number;
+  /** How long a model with requests may show no progress; 0 = no bound. */
+  readonly hangTimeoutMs: number;
   readonly fairAfterMs: number;
   readonly drainTimeoutMs: number;
+  /** How long a streamed answer may wait before its stream is begun with comments; 0 = as long as it takes. */
+  readonly streamPingAfterMs: number;
+  readonly streamPingIntervalMs: number;
   /** Id of the model for requests that name none; `auto` is the only model there is. */
   readonly defaultModel: string | undefined;
   readonly bodyMaxBytes: number;
@@ -211,7 +224,7 @@ export const ROUTER_ROWS: { readonly [Field in RouterField]: SettingRow<Settings
     name: '--api-key',
     env: 'LLAMA_API_KEY',
     group: 'clients',
-    kind: commaSeparated,
+    kind: commaSeparated('KEY[,KEY...]'),
     initial: '',
     help: 'Keys that clients must send, one of them each.',
   },
@@ -387,6 +400,30 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
     initial: 'off',
     help: 'Also serve the small demo models.',
   },
+  allowedHosts: {
+    name: '--allowed-hosts',
+    env: 'LLAMA_SUPERVISOR_ALLOWED_HOSTS',
+    group: 'clients',
+    kind: commaSeparated('NAME[,NAME...]'),
+    initial: '',
+    help: 'Names by which clients without keys may manage models, besides those of loopback; * = any.',
+  },
+  connectionsMax: {
+    name: '--connections-max',
+    env: 'LLAMA_SUPERVISOR_CONNECTIONS_MAX',
+    group: 'limits',
+    kind: integer({ min: 0, note: '0 = as the limit on open files allows' }),
+    initial: '0',
+    help: 'How many clients may be connected; more are told 503. 0 = as the limit on open files allows.',
+  },
+  restore: {
+    name: '--restore',
+    env: 'LLAMA_SUPERVISOR_RESTORE',
+    group: 'scheduling',
+    kind: flag,
+    initial: 'off',
+    help: 'At the start, load the models again that were loaded when the last run ended.',
+  },
   queueMax: {
     name: '--queue-max',
     env: 'LLAMA_SUPERVISOR_QUEUE_MAX',
@@ -394,6 +431,14 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
     kind: integer({ min: 1 }),
     initial: '1024',
     help: 'How many requests may wait for a model; more are refused with 429.',
+  },
+  inFlightMax: {
+    name: '--in-flight-max',
+    env: 'LLAMA_SUPERVISOR_IN_FLIGHT_MAX',
+    group: 'limits',
+    kind: integer({ min: 0, note: '0 = no bound' }),
+    initial: '56',
+    help: 'How many requests one model answers at once; more wait in line. 0 = no bound.',
   },
   queueTimeoutMs: {
     name: '--queue-timeout',
@@ -411,6 +456,14 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
     initial: '600',
     help: 'How long a model may take to load before it is stopped and failed.',
   },
+  hangTimeoutMs: {
+    name: '--hang-timeout',
+    env: 'LLAMA_SUPERVISOR_HANG_TIMEOUT',
+    group: 'scheduling',
+    kind: seconds({ orZero: true }),
+    initial: '600',
+    help: 'How long a model with requests may show no progress before it is started anew; 0 = for ever.',
+  },
   fairAfterMs: {
     name: '--fair-after',
     env: 'LLAMA_SUPERVISOR_FAIR_AFTER',
@@ -426,6 +479,22 @@ export const OWN_ROWS: { readonly [Field in OwnField]: SettingRow<Settings[Field
     kind: seconds({ orZero: true }),
     initial: '60',
     help: 'How long running requests may go on after a stop signal or an unload; 0 = not at all.',
+  },
+  streamPingAfterMs: {
+    name: '--stream-ping-after',
+    env: 'LLAMA_SUPERVISOR_STREAM_PING_AFTER',
+    group: 'limits',
+    kind: seconds({ orZero: true }),
+    initial: '15',
+    help: 'How long a streamed answer may wait before its stream begins with comments; 0 = never early.',
+  },
+  streamPingIntervalMs: {
+    name: '--stream-ping-interval',
+    env: 'LLAMA_SUPERVISOR_STREAM_PING_INTERVAL',
+    group: 'limits',
+    kind: seconds({ orZero: false }),
+    initial: '10',
+    help: 'How often such a comment is sent.',
   },
   defaultModel: {
     name: '--default-model',

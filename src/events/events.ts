@@ -36,6 +36,15 @@ export type SupervisorEvent =
       readonly exitCode: number;
       readonly lastLines: readonly string[];
     }
+  | {
+      /** A load that has failed is tried once more, for who waits for it. */
+      readonly type: 'model.retrying';
+      readonly model: string;
+      /** How it has failed. */
+      readonly reason: string;
+      /** Models that are stopped for it, because it ran out of memory. */
+      readonly evicted: readonly string[];
+    }
   | { readonly type: 'download.started'; readonly model: string }
   | {
       readonly type: 'download.progress';

@@ -4,6 +4,8 @@ import { createMiddleware } from 'hono/factory';
 import { routePath } from 'hono/route';
 import type { VertexSettings } from '../config/vertex-settings.js';
 import { asRouterError, RouterError } from '../errors.js';
+import { shuttingDown } from '../scheduler/scheduler.js';
+import type { AllowedHosts } from './allowed-hosts.js';
 import { requireApiKey, type KeyRing } from './auth.js';
 import { allowOrigins, type CorsPolicy } from './cors.js';
 import { removeModel, startDownload, type Downloads, type RemoveModelOptions } from './download-routes.js';
@@ -38,6 +40,8 @@ export interface AppOptions
   /** Path in front of every route, without a slash at its end; empty for none. */
   readonly apiPrefix: string;
   readonly keys: KeyRing;
+  /** By which names web pages may ask for changes. */
+  readonly hosts: AllowedHosts;
   readonly cors: CorsPolicy;
   readonly features: HelperFeatures;
   /** Whether the web UI is served. */
@@ -45,6 +49,10 @@ export interface AppOptions
   /** Set when Vertex AI runs this. */
   readonly vertex: VertexSettings | undefined;
   readonly feed: EventFeed;
+  /** Whether no new work is taken any more. */
+  readonly isDraining: () => boolean;
+  /** Ends everything in order, as SIGTERM does. */
+  readonly drain: () => void;
 }
 
 /** Proxied with the model named in the query; `/props` without one is the router's own. */
@@ -84,13 +92,16 @@ export const proxiedPosts = [
   '/slots/:id_slot',
 ];
 
+/** Those of them that change a model for all who use it, or write its files. */
+const lastingPosts = ['/props', '/lora-adapters', '/slots/:id_slot'];
+
 /** Every route, in order. */
 export function createApp(options: AppOptions) {
   const app = new Hono<HttpEnv>().basePath(options.apiPrefix);
   const byQuery = proxyByQuery(options);
   const byBody = proxyByBody(options);
   const nameRoute = nameRouteUnder(options.apiPrefix);
-  const guard = { keys: options.keys, origins: options.cors.origins };
+  const guard = { keys: options.keys, hosts: options.hosts, origins: options.cors.origins };
   const ownPages = refuseForeignOrigins(guard);
   // What they do is done to this machine and its network.
   const ownPagesOnly = refuseForeignOrigins({ ...guard, strict: true });
@@ -98,7 +109,9 @@ export function createApp(options: AppOptions) {
   app.use(allowOrigins(options.cors));
   app.use(requireApiKey(options.keys, options.apiPrefix, (c) => isOpen(c, options)));
 
-  app.on('GET', ['/health', '/v1/health'], nameRoute, health);
+  app.on('GET', ['/health', '/v1/health', '/readyz'], nameRoute, readiness(options));
+  app.get('/livez', nameRoute, liveness);
+  app.post('/drain', nameRoute, ownPages, drain(options));
   app.on('GET', ['/models', '/v1/models'], nameRoute, onlyWith('reload', ownPages), listModels(options));
   app.get('/models/sse', nameRoute, streamEvents(options));
   app.post('/models', nameRoute, ownPages, startDownload(options));
@@ -112,6 +125,7 @@ export function createApp(options: AppOptions) {
     queryValue(c.env.incoming.url, 'model') ? byQuery(c) : props(options, c),
   );
   app.on('GET', proxiedGets, nameRoute, byQuery);
+  app.on('POST', lastingPosts, nameRoute, ownPages);
   app.on('POST', proxiedPosts, nameRoute, byBody);
   for (const [path, isOn] of [
     ['/tools', options.features.tools],
@@ -132,7 +146,7 @@ export function createApp(options: AppOptions) {
       options.vertex,
       taken.filter((path) => path !== '/*'),
     );
-    if (healthRoute !== undefined) app.get(healthRoute, countAs('/health'), health);
+    if (healthRoute !== undefined) app.get(healthRoute, countAs('/health'), readiness(options));
     app.post(predictRoute, nameRoute, predict(options, proxiedPosts));
   }
   if (options.ui) app.get('*', nameRoute, serveWebUi(options));
@@ -153,8 +167,25 @@ export function createApp(options: AppOptions) {
 
 export type App = ReturnType<typeof createApp>;
 
-function health(c: Context<HttpEnv>): Response {
+/** Whether work is taken. */
+function readiness({ isDraining }: AppOptions) {
+  return function readinessHandler(c: Context<HttpEnv>): Response {
+    if (isDraining()) throw shuttingDown();
+    return jsonAnswer(c, { status: 'ok' });
+  };
+}
+
+/** Whether the process answers at all. */
+function liveness(c: Context<HttpEnv>): Response {
   return jsonAnswer(c, { status: 'ok' });
+}
+
+/** `POST /drain`: takes no new work from now on, lets what is in flight end, and then ends the program. */
+function drain(options: AppOptions) {
+  return function drainHandler(c: Context<HttpEnv>): Response {
+    options.drain();
+    return jsonAnswer(c, { success: true });
+  };
 }
 
 /** Probes have no key, and the web UI knows what of it is public. */

@@ -5,8 +5,8 @@ import { createMiddleware } from 'hono/factory';
 import { RouterError } from '../errors.js';
 import type { HttpEnv } from './app.js';
 
-/** Answered without a key, as the native router does. */
-const publicRoutes = new Set(['/health', '/v1/health']);
+/** Probes have no key, and get none from the native router either. */
+const publicRoutes = new Set(['/health', '/v1/health', '/livez', '/readyz']);
 
 /** The API keys that are valid now; without any everything is allowed. */
 export class KeyRing {

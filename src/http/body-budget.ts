@@ -1,6 +1,6 @@
 import { RouterError } from '../errors.js';
 
-/** The sum of all request bodies kept in one place at one time, bounded. Bytes. */
+/** The sum of all bodies kept in one place at one time, bounded: those of requests, and of answers that are made here. Bytes. */
 export class BodyBudget {
   readonly #maxBytes: number;
   readonly #bound: string;
@@ -19,8 +19,8 @@ export class BodyBudget {
   /** @throws RouterError body_memory_full */
   take(bytes: number): void {
     if (this.#heldBytes + bytes > this.#maxBytes) {
-      const message = `request bodies already fill ${this.#maxBytes} bytes (${this.#bound}); try again later`;
-      throw new RouterError('body_memory_full', message, { retryAfterS: 2 });
+      const message = `bodies of requests and answers already fill ${this.#maxBytes} bytes (${this.#bound}); try again later`;
+      throw new RouterError('body_memory_full', message);
     }
     this.#heldBytes += bytes;
   }

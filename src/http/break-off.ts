@@ -17,14 +17,26 @@ export function breakOff(
     cutOff(outgoing);
     return;
   }
+  endWithError(outgoing, error.toJSON());
+}
+
+/**
+ * The last event of a stream, and the cut after it.
+ *
+ * @param envelope llama-server's: an object whose `error` says what is wrong
+ */
+export function endWithError(outgoing: ServerResponse, envelope: object): void {
   const timer = setTimeout(() => outgoing.destroy(), lastEventMs);
-  // The blank line first closes an event the child had begun. Anthropic's clients skip events without a name, and read
-  // `type`; OpenAI's read `error` in any event.
-  const data = JSON.stringify({ type: 'error', ...error.toJSON() });
-  outgoing.write(`\n\nevent: error\ndata: ${data}\n\n`, () => {
+  // The blank line first closes an event the child had begun.
+  outgoing.write(`\n\n${errorEvent(envelope)}`, () => {
     clearTimeout(timer);
     outgoing.destroy();
   });
+}
+
+/** An error as an event. Anthropic's clients skip events without a name, and read `type`; OpenAI's read `error` in any event. */
+function errorEvent(envelope: object): string {
+  return `event: error\ndata: ${JSON.stringify({ type: 'error', ...envelope })}\n\n`;
 }
 
 /**

@@ -11,15 +11,15 @@ export function childFailure(model: string, cause: Error, outcome: Outcome | und
   if (outcome?.kind === 'failed') {
     const { message, lastLines } = outcome;
     const text = `model name=${model} failed while it was answering: its process ${message}`;
-    return new RouterError('child_gone', text, { model, lastLines, cause, retryAfterS: 1 });
+    return new RouterError('child_gone', text, { model, lastLines, cause });
   }
   if (outcome?.kind === 'stopped' && outcome.reason === 'shutdown') {
     const text = `the supervisor is shutting down; model name=${model} had not finished its answer`;
-    return new RouterError('shutting_down', text, { model, cause, retryAfterS: 5 });
+    return new RouterError('shutting_down', text, { model, cause });
   }
   if (outcome?.kind === 'stopped') {
     const text = `model name=${model} was stopped (${outcome.reason}) while it was answering`;
-    return new RouterError('child_gone', text, { model, cause, retryAfterS: 1 });
+    return new RouterError('child_gone', text, { model, cause });
   }
   const code = 'code' in cause ? cause.code : undefined;
   if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') {
@@ -27,5 +27,5 @@ export function childFailure(model: string, cause: Error, outcome: Outcome | und
     return new RouterError('child_timeout', text, { model, cause });
   }
   const text = `model name=${model} broke off its answer: ${cause.message}`;
-  return new RouterError('child_gone', text, { model, cause, retryAfterS: 1 });
+  return new RouterError('child_gone', text, { model, cause });
 }

@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events';
+import type { Upstream } from '../scheduler/scheduler.js';
 
 /** Longest conversation id that is taken, in characters. */
 export const MAX_CONVERSATION_ID = 1024;
@@ -13,10 +14,12 @@ export interface ConversationTurn {
   readonly stopped: AbortSignal;
   /** Whether it waits for its model still. */
   readonly isWaiting: boolean;
+  /** The child that answers it: a later one of the same model knows nothing of it. Undefined before there is one. */
+  readonly upstream: Upstream | undefined;
   /** It waits for its model: again, when nothing of it had reached the one it was sent to. */
   waits(): void;
-  /** It is being sent to the child. */
-  forwarded(): void;
+  /** It is being sent to a child. */
+  forwarded(upstream: Upstream): void;
   /** Its answer has ended, or it was refused. */
   ended(): void;
   /** Why its answer broke off and cannot be read on; undefined when it did not. */
@@ -101,6 +104,8 @@ class Turn implements ConversationTurn {
   readonly model: string;
   readonly #onEnd: () => void;
   readonly #controller = new AbortController();
+  // It may be remembered for longer than the child lives.
+  #upstream: WeakRef<Upstream> | undefined;
   isWaiting = true;
   hasEnded = false;
   failure: string | undefined;
@@ -114,12 +119,17 @@ class Turn implements ConversationTurn {
     return this.#controller.signal;
   }
 
+  get upstream(): Upstream | undefined {
+    return this.#upstream?.deref();
+  }
+
   waits(): void {
     this.isWaiting = true;
   }
 
-  forwarded(): void {
+  forwarded(upstream: Upstream): void {
     this.isWaiting = false;
+    this.#upstream = new WeakRef(upstream);
   }
 
   ended(): void {

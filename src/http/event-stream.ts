@@ -30,9 +30,6 @@ const ping = Buffer.from(': ping\n\n');
 /** How long listeners get to read the end of their stream at a shutdown. */
 const lastBytesMs = 1_000;
 
-/** Seconds after which a client is told to come back when there are too many. */
-const retryAfterS = 5;
-
 /**
  * Tells clients what happens to models, as server-sent events, in the order in which it happens. An event is put into
  * bytes once, however many listen: those bytes are shared by all that have not read them yet.
@@ -74,11 +71,10 @@ export class EventFeed {
    * @throws RouterError too_many_listeners, shutting_down
    */
   add(outgoing: ServerResponse): void {
-    if (this.#closed)
-      throw new RouterError('shutting_down', 'the supervisor is shutting down', { retryAfterS });
+    if (this.#closed) throw new RouterError('shutting_down', 'the supervisor is shutting down');
     if (this.#listeners.size >= this.#maxListeners) {
       const message = `${this.#listeners.size} clients listen to events already; try again later`;
-      throw new RouterError('too_many_listeners', message, { retryAfterS });
+      throw new RouterError('too_many_listeners', message);
     }
     if (outgoing.destroyed) return;
     outgoing.writeHead(200, head).flushHeaders();

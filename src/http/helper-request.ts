@@ -17,8 +17,8 @@ export interface Helper {
 }
 
 export interface ReadyHelper {
-  readonly upstream: Upstream;
-  /** Settles when its process is gone; never rejects. */
+  readonly upstream: Pick<Upstream, 'dispatch'>;
+  /** Settles when its process is gone, or hangs and is being killed; never rejects. */
   readonly ended: Promise<HelperEnd>;
 }
 
@@ -112,11 +112,11 @@ function helperError(cause: Error, gone: HelperEnd | undefined): RouterError {
   if (gone !== undefined) {
     const { message, lastLines } = gone;
     const text = `${who} ${message} while it was answering`;
-    return new RouterError('child_gone', text, { lastLines, cause, retryAfterS: 1 });
+    return new RouterError('child_gone', text, { lastLines, cause });
   }
   if (code === 'UND_ERR_HEADERS_TIMEOUT' || code === 'UND_ERR_BODY_TIMEOUT') {
     return new RouterError('child_timeout', `${who} was silent for longer than --timeout allows`, { cause });
   }
   const text = `${who} broke off its answer: ${cause.message}`;
-  return new RouterError('child_gone', text, { cause, retryAfterS: 1 });
+  return new RouterError('child_gone', text, { cause });
 }

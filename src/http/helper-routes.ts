@@ -2,6 +2,7 @@ import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
 import { routePath } from 'hono/route';
 import type { Settings } from '../config/settings.js';
+import { shuttingDown } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { requestHeaders } from './header-policy.js';
 import { sendToHelper, type Helper } from './helper-request.js';
@@ -15,6 +16,8 @@ export interface HelperRoutesOptions {
   /** Path in front of every route of ours, without a slash at its end; the helper has none. */
   readonly apiPrefix: string;
   readonly bodyLimits: BodyLimits;
+  /** Whether no new work is taken. */
+  readonly isDraining: () => boolean;
   /** Longest time for which a client may not read; 0 = no bound. */
   readonly slowReaderMs: number;
 }
@@ -47,16 +50,18 @@ const disabled = JSON.stringify({ error: { message: 'this feature is disabled', 
  * Where the feature is off the helper is not even started.
  */
 export function serveByHelper(options: HelperRoutesOptions, { isOn }: { readonly isOn: boolean }) {
-  const { helper, apiPrefix, bodyLimits, slowReaderMs } = options;
+  const { helper, apiPrefix, bodyLimits, isDraining, slowReaderMs } = options;
   return async function serveByHelperHandler(c: Context<HttpEnv>): Promise<Response> {
     const { incoming } = c.env;
     if (!isOn) return c.body(disabled, 403, { 'Content-Type': JSON_TYPE });
     let body: RequestBody | undefined;
     try {
       const isPost = incoming.method === 'POST';
+      if (isPost && isDraining()) throw shuttingDown();
       const headers = requestHeaders(incoming.rawHeaders);
       if (isPost) {
         body = await readBody(incoming, bodyLimits, () => undefined);
+        if (isDraining()) throw shuttingDown();
         headers.push('content-length', String(body.bytes));
       }
       const method = isPost ? 'POST' : incoming.method === 'HEAD' ? 'HEAD' : 'GET';

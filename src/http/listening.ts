@@ -88,6 +88,14 @@ export class Listeners {
     return this.#endpoints.filter((endpoint) => endpoint !== this.main);
   }
 
+  /** Those that more than this machine may reach; a name is what it stands for. */
+  get beyondLoopback(): readonly Endpoint[] {
+    return this.#endpoints.filter((_endpoint, at) => {
+      const bound = this.#servers[at]?.address();
+      return typeof bound === 'object' && bound !== null && !isLoopbackAddress(bound.address);
+    });
+  }
+
   /**
    * Takes no new connection from this moment on, and closes those that are idle, now and as their answers end. Settles
    * when the last one has ended. Safe to repeat.
@@ -116,6 +124,10 @@ export class Listeners {
   closeAllConnections(): void {
     for (const server of this.#servers) server.closeAllConnections();
   }
+}
+
+function isLoopbackAddress(address: string): boolean {
+  return address === '::1' || /^(?:::ffff:)?127\./.test(address);
 }
 
 /** As llama-server tells them from host names. */

@@ -1,6 +1,6 @@
 import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
-import { tellingLine, type ModelStatus } from '../scheduler/scheduler.js';
+import { withLastWords, type ModelStatus, type Outcome } from '../scheduler/scheduler.js';
 import type { DownloadView } from './download-routes.js';
 import { metaOfFile } from './single-model-list.js';
 
@@ -65,6 +65,9 @@ export function listEntry({
   entry['waiting'] = status.waiting;
   if (status.changing) entry['changing'] = true;
   else if (status.stopping) entry['stopping'] = true;
+  if (status.leftBehind.length > 0) {
+    entry['left_behind'] = status.leftBehind.map(({ pid, since }) => ({ pid, since: since.toISOString() }));
+  }
   return entry;
 }
 
@@ -120,21 +123,36 @@ function describeFacts(facts: ModelFacts): Record<string, unknown> {
   };
 }
 
-function failure(model: Model, { value, outcome }: ModelStatus): Record<string, unknown> {
+function failureReason({ cause, phase }: Outcome & { kind: 'failed' }): string {
+  switch (cause) {
+    case 'out of memory':
+      return 'out_of_memory';
+    case 'hung':
+      return 'hung';
+    case 'signal':
+    case 'other':
+      return phase === 'loading' ? 'load_failed' : 'crashed';
+  }
+}
+
+function failure(model: Model, { value, outcome, failures, retryAt }: ModelStatus): Record<string, unknown> {
   if (model.problem !== undefined) {
     return { failed: true, error: { reason: 'model_invalid', message: model.problem } };
   }
   if (value !== 'unloaded' || outcome?.kind !== 'failed') return {};
-  const { exitCode, phase, message, lastLines, at } = outcome;
-  const said = tellingLine(lastLines);
+  const { exitCode, message, lastLines, at } = outcome;
   return {
     exit_code: exitCode,
     failed: true,
-    error: describeError({
-      reason: phase === 'loading' ? 'load_failed' : 'crashed',
-      message: `its process ${message}${said === undefined ? '' : `; it said: ${said}`}`,
-      lastLines,
-      at,
-    }),
+    error: {
+      ...describeError({
+        reason: failureReason(outcome),
+        message: `its process ${withLastWords(message, lastLines)}`,
+        lastLines,
+        at,
+      }),
+      failures,
+      ...(retryAt === undefined ? {} : { retry_at: retryAt.toISOString() }),
+    },
   };
 }

@@ -1,38 +1,37 @@
+import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
 import { RouterError } from '../errors.js';
-import { compareBytewise } from '../models/bytewise.js';
-import type { Catalog } from '../models/catalog.js';
-import type { ModelFacts } from '../models/gguf/gguf-facts.js';
 import type { Model } from '../models/model.js';
-import type { ModelStatus, Scheduler } from '../scheduler/scheduler.js';
+import type { Scheduler } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import type { Downloads } from './download-routes.js';
+import { BodyBudget } from './body-budget.js';
 import { findModel, invalidModel } from './find-model.js';
 import { jsonAnswer } from './json-answer.js';
-import { downloadEntry, listEntry, type LaunchDescription } from './model-entry.js';
+import { ModelList, type ModelListOptions } from './model-list.js';
 import { modelScannerFor } from './model-name/index.js';
 import { parseJson } from './parse-json.js';
 import { requireName } from './require-name.js';
 import { readBody, type BodyLimits } from './request-body.js';
 import { queryValue } from './request-target.js';
-import { singleModelEntry } from './single-model-list.js';
+import { sendWhole } from './whole-answer.js';
 
-export interface ModelRoutesOptions {
-  readonly catalog: () => Catalog;
+export interface ModelRoutesOptions extends ModelListOptions {
   readonly scheduler: Scheduler;
   readonly bodyLimits: BodyLimits;
+  /** Longest time for which a client may not read; 0 = no bound. Milliseconds. */
+  readonly slowReaderMs: number;
   /** Why a model that is not loaded can not be; looks into its files, if nobody has yet. */
   readonly vet: (model: Model) => Promise<string | undefined>;
-  /** What is known of the files of a model by now. */
-  readonly facts: (model: Model) => ModelFacts | undefined;
   /** Looks for models again; settles when the catalog shows what is on disk. */
   readonly reload: () => Promise<void>;
   readonly downloads: Downloads;
-  /** How much memory each of these processes holds, in bytes, where that is known. Never rejects. */
-  readonly memoryOf: (pids: readonly number[]) => Promise<ReadonlyMap<number, number>>;
-  /** How a model is or would be started, for its list entry. */
-  readonly describeLaunch: (model: Model, status: ModelStatus) => LaunchDescription;
+  /** Keeps a model from being loaded again by itself after a failure. Returns whether it was about to be. */
+  readonly callOff: (model: string) => boolean;
 }
+
+/** Of all lists together that clients have not read yet; each is held once for all who asked at the same time. */
+const maxListBytes = 256 * 1024 * 1024;
 
 /** The body of an unload says little; a longer one is read for its model only. */
 const maxParsedBytes = 64 * 1024;
@@ -42,39 +41,16 @@ const maxParsedBytes = 64 * 1024;
  * same order. Looks, and changes nothing; `?reload=1` first looks for models again.
  */
 export function listModels(options: ModelRoutesOptions) {
-  const { catalog, scheduler, downloads, describeLaunch, memoryOf, facts, reload } = options;
+  const { reload, slowReaderMs } = options;
+  const list = new ModelList(options);
+  const budget = new BodyBudget(maxListBytes, 'lists that are being read');
   return async function listModelsHandler(c: Context<HttpEnv>): Promise<Response> {
-    if (queryValue(c.env.incoming.url, 'reload')) await reload();
-    const memory = await memoryOf(scheduler.pids);
-    const now = Math.floor(Date.now() / 1000);
-    const coming = downloads.list();
-    // A model that is being downloaded once more, because its files are not whole, is listed as what it will be.
-    const replaced = new Set(coming.map(({ id }) => id));
-    const listed = catalog().listed.filter(({ id }) => !replaced.has(id));
-    const entries = listed.map((model) => {
-      const status = scheduler.status(model.id);
-      const known = facts(model);
-      const entry = listEntry({
-        model,
-        status,
-        launch: describeLaunch(model, status),
-        facts: known,
-        memoryBytes: status.pid === undefined ? undefined : memory.get(status.pid),
-        now,
-      });
-      return { id: model.id, entry, single: singleModelEntry(model, known) };
-    });
-    if (coming.length > 0) {
-      for (const download of coming) {
-        const { id } = download;
-        const single = singleModelEntry({ id, tags: [], mmproj: undefined }, undefined);
-        entries.push({ id, entry: downloadEntry(download, now), single });
-      }
-      entries.sort((a, b) => compareBytewise(a.id, b.id));
-    }
-    const data = entries.map(({ entry }) => entry);
-    const models = entries.map(({ single }) => single);
-    return jsonAnswer(c, { data, object: 'list', models });
+    const { incoming, outgoing } = c.env;
+    if (queryValue(incoming.url, 'reload')) await reload();
+    const text = await list.text();
+    const end = text.holdWithin(budget);
+    await sendWhole(outgoing, text.bytes, { slowReaderMs }).finally(end);
+    return RESPONSE_ALREADY_SENT;
   };
 }
 
@@ -108,13 +84,16 @@ export function loadModel(options: ModelRoutesOptions) {
  * the body or the query.
  */
 export function unloadModel(options: ModelRoutesOptions) {
+  const { scheduler } = options;
   return async function unloadModelHandler(c: Context<HttpEnv>): Promise<Response> {
     const { name, force } = await unloadRequest(c, options.bodyLimits);
     if (options.downloads.cancel(name)) return jsonAnswer(c, { success: true });
     const model = options.catalog().resolve(name);
     if (!model) throw new RouterError('model_unknown_to_unload', 'model is not found', { model: name });
-    c.env.trace.model = model.id;
-    options.scheduler.unload(model.id, { force });
+    const { id } = model;
+    c.env.trace.model = id;
+    const isCalledOff = options.callOff(id);
+    if (!isCalledOff || scheduler.status(id).value !== 'unloaded') scheduler.unload(id, { force });
     return jsonAnswer(c, { success: true });
   };
 }

@@ -5,20 +5,23 @@ import type { Context } from 'hono';
 import { asRouterError, RouterError } from '../errors.js';
 import type { Catalog } from '../models/catalog.js';
 import type { Model } from '../models/model.js';
-import type { Lease, Scheduler, UpstreamRequest } from '../scheduler/scheduler.js';
+import { isWork, type Lease, type Scheduler, type UpstreamRequest } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
 import { breakOff } from './break-off.js';
 import { childFailure } from './child-failure.js';
 import { MAX_CONVERSATION_ID, type Conversations, type ConversationTurn } from './conversations.js';
 import { nameForGet, nameForPost } from './default-model.js';
 import type { Downloads } from './download-routes.js';
+import { EarlyStream, type EarlyStreamOptions } from './early-stream.js';
 import { findModel, invalidModel } from './find-model.js';
 import { requestHeaders } from './header-policy.js';
 import { modelScannerFor } from './model-name/index.js';
+import { ModelWait, serverTiming } from './model-wait.js';
 import { Relay } from './relay.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
 import { pathOf, queryValue } from './request-target.js';
 import { sendError } from './send-error.js';
+import { stageOf } from './stage.js';
 
 export interface ProxyOptions {
   readonly catalog: () => Catalog;
@@ -34,6 +37,8 @@ export interface ProxyOptions {
   readonly autoload: boolean;
   /** Longest time for which a client may not read; 0 = no bound. */
   readonly slowReaderMs: number;
+  /** When and how a stream is begun that has to wait for its answer. */
+  readonly streamPings: EarlyStreamOptions;
   /** A request is held for so long before it is passed on, which only tests of upstream's ask for. */
   readonly fakeDelayMs: number;
 }
@@ -43,11 +48,27 @@ type ProxyContext = Context<HttpEnv>;
 /** Proxied GETs that wake a sleeping child; its others are answered asleep. */
 const wakingLooks = new Set(['/slots', '/lora-adapters']);
 
+/** It is about a completion that its model is computing, and must not wait for the end of that. */
+const controlRoute = '/v1/chat/completions/control';
+
+/** Proxied POST routes that stream events when they are asked to. */
+const streamingRoutes = new Set([
+  '/completion',
+  '/completions',
+  '/v1/completions',
+  '/chat/completions',
+  '/v1/chat/completions',
+  '/responses',
+  '/v1/responses',
+  '/v1/messages',
+  '/infill',
+]);
+
 /** A request may be sent to a child this many times: again only when no byte of it had gone out. */
 const attempts = 2;
 
 /** How long the exit of a child that broke a connection is waited for, so that its reason can be told. */
-const reasonPatienceMs = 500;
+const reasonPatienceMs = 1_500;
 
 /** How long the answer of a conversation that was stopped may take to end by itself. */
 const stoppedAnswerMs = 5_000;
@@ -61,6 +82,7 @@ export function proxyByBody(options: ProxyOptions) {
     const { incoming, trace } = c.env;
     let body: RequestBody | undefined;
     let turn: ConversationTurn | undefined;
+    let early: EarlyStream | undefined;
     try {
       const scanner = modelScannerFor(incoming.headers['content-type']);
       body = await readBody(incoming, options.bodyLimits, (chunk) => scanner.push(chunk));
@@ -74,10 +96,24 @@ export function proxyByBody(options: ProxyOptions) {
       const autoload = autoloadIn(incoming.url) ?? options.autoload;
       // Known before any wait, so that it can be stopped while its model loads.
       turn = beginTurn(options.conversations, incoming, model.id);
-      await forward(options, c, { method: 'POST', model, body, autoload, wake: true, turn });
+      // Clients of a conversation count its bytes: nothing of ours may be among them.
+      if (scanner.asksForStream && !turn && streamingRoutes.has(trace.route)) {
+        early = beginEarly(options, c, model.id);
+      }
+      await forward(options, c, {
+        method: 'POST',
+        model,
+        body,
+        autoload,
+        wake: true,
+        look: trace.route === controlRoute,
+        turn,
+        early,
+      });
     } catch (error) {
-      refuse(c, error);
+      refuse(c, error, early);
     } finally {
+      early?.stop();
       body?.release();
       if (turn && trace.error) turn.failure = trace.error.message;
       turn?.ended();
@@ -102,7 +138,9 @@ export function proxyByQuery(options: ProxyOptions) {
         body: undefined,
         autoload: autoloadIn(incoming.url) ?? false,
         wake: !wakingLooks.has(c.env.trace.route),
+        look: true,
         turn: undefined,
+        early: undefined,
       });
     } catch (error) {
       refuse(c, error);
@@ -118,8 +156,12 @@ interface ForwardRequest {
   readonly autoload: boolean;
   /** Whether a sleeping model may be woken by it. */
   readonly wake: boolean;
+  /** Whether it asks its model for no work. */
+  readonly look: boolean;
   /** Set when its answer can be read on by a client that has left. */
   readonly turn: ConversationTurn | undefined;
+  /** Set when its answer is a stream that may be begun before there is one. */
+  readonly early: EarlyStream | undefined;
 }
 
 /** Takes a lease, relays, releases; what goes wrong is answered or thrown. */
@@ -128,13 +170,16 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
   const { model, body, turn } = request;
   for (let attempt = 1; ; attempt += 1) {
     turn?.waits();
+    const attached = trace.route === controlRoute ? options.scheduler.tryAttach(model.id) : undefined;
     const lease =
-      options.scheduler.tryAcquire(model.id, request) ?? (await waitForLease(options, c, request));
+      attached ??
+      options.scheduler.tryAcquire(model.id, request) ??
+      (await waitForLease(options, c, request));
     trace.admittedAt ??= performance.now();
     try {
       if (options.fakeDelayMs > 0) await delay(options.fakeDelayMs);
       if (turn?.stopped.aborted) throw stoppedMeanwhile(model.id);
-      turn?.forwarded();
+      turn?.forwarded(lease.upstream);
       const sent = {
         method: request.method,
         path: pathOf(incoming.url),
@@ -144,6 +189,7 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
       const done = await relayAnswer(c, lease, sent, {
         slowReaderMs: options.slowReaderMs,
         silent: turn !== undefined,
+        early: request.early,
         ...(turn === undefined
           ? {}
           : { stopped: turn.stopped, detachedUntil: options.conversations.closing }),
@@ -162,6 +208,7 @@ export interface RelayAnswerOptions {
   readonly slowReaderMs: number;
   /** Whether nothing of ours may enter a stream that fails: it is only cut. */
   readonly silent: boolean;
+  readonly early?: EarlyStream | undefined;
   /** Set when the answer is read to its end although the client has left: until this is aborted. */
   readonly detachedUntil?: AbortSignal;
   /** Once this is aborted the answer has a moment to end by itself. */
@@ -181,12 +228,13 @@ export async function relayAnswer(
   c: ProxyContext,
   lease: Lease,
   request: UpstreamRequest,
-  { slowReaderMs, silent, detachedUntil, stopped, mayRepeat = false, onFirstByte }: RelayAnswerOptions,
+  { slowReaderMs, silent, early, detachedUntil, stopped, mayRepeat = false, onFirstByte }: RelayAnswerOptions,
 ): Promise<boolean> {
   const { outgoing, trace } = c.env;
   const relay = new Relay(outgoing, {
     detachedUntil,
     slowReaderMs,
+    early,
     onFirstByte: () => {
       trace.firstByteAt ??= performance.now();
       onFirstByte?.();
@@ -202,6 +250,17 @@ export async function relayAnswer(
   clearTimeout(cutTimer);
   stopped?.removeEventListener('abort', onStop);
   finish(end.kind === 'complete' && end.framed);
+  // What is answered without computing says nothing about whether its model works.
+  const isProof =
+    end.kind === 'complete' && end.status < 300 && !end.isUnfit && isWork(request.method, request.path);
+  if (isProof) lease.succeeded();
+  if (end.kind === 'complete' && end.status !== outgoing.statusCode) trace.childStatus = end.status;
+  if (end.kind === 'complete' && end.isUnfit) {
+    const text = `model name=${lease.model} answered neither with a stream of events nor with JSON of a bearable size`;
+    const error = new RouterError('child_gone', text, { model: lease.model });
+    trace.fail(error);
+    breakOff(outgoing, error, { isEventStream: true });
+  }
   if (end.kind !== 'upstream failed') return true;
   // Waited for also before another attempt, which must not find the same dying instance again.
   const outcome = await lease.outcomeWithin(reasonPatienceMs);
@@ -238,23 +297,28 @@ function beginTurn(
  */
 async function waitForLease(
   { scheduler, vet }: ProxyOptions,
-  { env: { outgoing } }: ProxyContext,
-  { model, autoload, wake, turn }: ForwardRequest,
+  { env: { outgoing, trace } }: ProxyContext,
+  { model, autoload, wake, look, turn }: ForwardRequest,
 ): Promise<Lease> {
   const client = new AbortController();
   const onClose = (): void => client.abort();
   if (turn === undefined) outgoing.once('close', onClose);
   if (outgoing.destroyed && turn === undefined) client.abort();
+  const wait = (trace.wait ??= new ModelWait(() => scheduler.loadingMs(model.id)));
+  wait.begins();
   try {
     if (autoload && scheduler.status(model.id).value === 'unloaded') {
       const problem = await vet(model);
       if (problem !== undefined) throw invalidModel(model.id, problem);
     }
-    return await scheduler.acquire(model.id, turn?.stopped ?? client.signal, { autoload, wake });
+    return await scheduler.acquire(model.id, turn?.stopped ?? client.signal, { autoload, wake, look });
   } catch (error) {
     throw turn?.stopped.aborted ? stoppedMeanwhile(model.id) : error;
   } finally {
     outgoing.off('close', onClose);
+    wait.ends();
+    const timing = serverTiming(wait.times);
+    if (timing !== undefined && !outgoing.headersSent) outgoing.setHeader('Server-Timing', timing);
   }
 }
 
@@ -263,12 +327,29 @@ function stoppedMeanwhile(model: string): RouterError {
   return new RouterError('stream_stopped', message, { model });
 }
 
-/** Answers with an error, on Node's own response. */
-export function refuse(c: ProxyContext, thrown: unknown): void {
+/** The client is told what is waited for, when that takes long. */
+function beginEarly(
+  { streamPings, scheduler }: ProxyOptions,
+  { env: { outgoing, trace } }: ProxyContext,
+  model: string,
+): EarlyStream {
+  return new EarlyStream(outgoing, streamPings, {
+    stage: () => {
+      const isForwarded = trace.admittedAt !== undefined && trace.wait?.goesOn !== true;
+      return stageOf(model, scheduler.status(model), isForwarded);
+    },
+    timing: () => trace.wait && serverTiming(trace.wait.times),
+  });
+}
+
+/** Answers with an error, on Node's own response; in a stream that has been begun it is an event. */
+export function refuse(c: ProxyContext, thrown: unknown, early?: EarlyStream): void {
   const { incoming, outgoing, trace } = c.env;
   const error = asRouterError(thrown);
   trace.fail(error);
-  sendError(incoming, outgoing, error);
+  early?.stop();
+  if (early?.hasBegun) breakOff(outgoing, error, { isEventStream: true });
+  else sendError(incoming, outgoing, error);
 }
 
 function headersFor(incoming: IncomingMessage, body: RequestBody | undefined): string[] {

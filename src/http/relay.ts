@@ -1,7 +1,9 @@
 import type { ServerResponse } from 'node:http';
 import type { Dispatcher } from 'undici';
 import { cutOff } from './break-off.js';
+import type { EarlyStream } from './early-stream.js';
 import { responseHeaders } from './header-policy.js';
+import { UnstreamedAnswer } from './unstreamed-answer.js';
 
 export interface RelayOptions {
   /**
@@ -12,14 +14,20 @@ export interface RelayOptions {
   /** Longest time for which a client may not read what is ready for it; 0 = no bound. */
   readonly slowReaderMs: number;
   readonly onFirstByte: () => void;
+  /** Set when the stream may have been begun while its answer was waited for. */
+  readonly early?: EarlyStream | undefined;
 }
 
 /** How a relayed answer ended. */
 export type RelayEnd =
   | {
       readonly kind: 'complete';
+      /** Of the child's answer: the client may have been sent another one before. */
+      readonly status: number;
       /** Whether the answer announced its length. */
       readonly framed: boolean;
+      /** Set when it cannot go on the stream that had been begun, of which the caller has to make an end. */
+      readonly isUnfit: boolean;
     }
   /** The client left, or did not read; the child was told by closing its connection, or has answered nobody to the end. */
   | { readonly kind: 'client gone' }
@@ -45,9 +53,13 @@ export class Relay implements Dispatcher.DispatchHandler {
   #settle!: (end: RelayEnd) => void;
   #controller: Dispatcher.DispatchController | undefined;
   #clientGone = false;
-  #responseStarted = false;
+  /** 0 until the answer has begun. */
+  #status = 0;
   #isEventStream = false;
   #framed = false;
+  /** Writes the head of the answer, once. */
+  #heldHead: (() => void) | undefined;
+  #unstreamed: UnstreamedAnswer | undefined;
   #slowReaderTimer: NodeJS.Timeout | undefined;
 
   constructor(outgoing: ServerResponse, options: RelayOptions) {
@@ -77,29 +89,51 @@ export class Relay implements Dispatcher.DispatchHandler {
     // Informational answers (1xx) belong to the connection to the child.
     if (statusCode < 200) return;
     this.#options.onFirstByte();
-    this.#responseStarted = true;
+    this.#options.early?.stop();
+    this.#status = statusCode;
     this.#framed = headers['content-length'] !== undefined;
     const contentType = headers['content-type'];
     this.#isEventStream = typeof contentType === 'string' && contentType.startsWith('text/event-stream');
     if (this.#clientGone) return;
+    if (this.#options.early?.hasBegun) {
+      if (statusCode !== 200 || !this.#isEventStream) this.#unstreamed = new UnstreamedAnswer(statusCode);
+      return;
+    }
     const raw = responseHeaders(asStrings(controller.rawHeaders), { isEventStream: this.#isEventStream });
-    if (statusMessage) this.#outgoing.writeHead(statusCode, statusMessage, raw);
-    else this.#outgoing.writeHead(statusCode, raw);
-    // An answer of known length goes out with its first bytes, in one write; others show at once that they began.
-    if (!this.#framed) this.#outgoing.flushHeaders();
+    this.#heldHead = () => {
+      if (Object.values(headers).some(Array.isArray)) keepRepeated(this.#outgoing, raw);
+      if (statusMessage) this.#outgoing.writeHead(statusCode, statusMessage, raw);
+      else this.#outgoing.writeHead(statusCode, raw);
+    };
+    // An answer of known length goes out with its first bytes, in one write: without those it can still become an error.
+    // Others show at once that they began.
+    if (this.#framed) return;
+    this.#writeHead();
+    this.#outgoing.flushHeaders();
   }
 
   onResponseData(controller: Dispatcher.DispatchController, chunk: Buffer): void {
-    if (this.#clientGone || this.#outgoing.write(chunk)) return;
+    if (this.#unstreamed) {
+      this.#unstreamed.add(chunk);
+      return;
+    }
+    if (this.#clientGone) return;
+    this.#writeHead();
+    if (this.#outgoing.write(chunk)) return;
     controller.pause();
     this.#outgoing.once('drain', this.#onDrain);
     this.#slowReaderTimer = this.#boundSlowReader();
   }
 
   onResponseEnd(): void {
-    this.#finish(this.#clientGone ? { kind: 'client gone' } : { kind: 'complete', framed: this.#framed });
-    if (this.#clientGone) return;
-    this.#outgoing.end();
+    if (this.#clientGone) {
+      this.#finish({ kind: 'client gone' });
+      return;
+    }
+    this.#writeHead();
+    const isUnfit = this.#unstreamed?.endInto(this.#outgoing) === false;
+    this.#finish({ kind: 'complete', status: this.#status, framed: this.#framed, isUnfit });
+    if (!this.#unstreamed) this.#outgoing.end();
     if (this.#outgoing.writableLength === 0) return;
     // The child is done with it; what the client has yet to read is bounded like the rest.
     const timer = this.#boundSlowReader();
@@ -116,8 +150,8 @@ export class Relay implements Dispatcher.DispatchHandler {
       kind: 'upstream failed',
       error,
       requestStarted: this.#controller !== undefined,
-      responseStarted: this.#responseStarted,
-      isEventStream: this.#isEventStream,
+      responseStarted: this.#status !== 0 && this.#heldHead === undefined,
+      isEventStream: this.#isEventStream || this.#options.early?.hasBegun === true,
     });
   }
 
@@ -143,6 +177,11 @@ export class Relay implements Dispatcher.DispatchHandler {
     this.#controller?.resume();
   };
 
+  #writeHead(): void {
+    this.#heldHead?.();
+    this.#heldHead = undefined;
+  }
+
   #boundSlowReader(): NodeJS.Timeout | undefined {
     const { slowReaderMs } = this.#options;
     return slowReaderMs > 0 ? setTimeout(() => cutOff(this.#outgoing), slowReaderMs) : undefined;
@@ -157,6 +196,19 @@ export class Relay implements Dispatcher.DispatchHandler {
 }
 
 const clientLeft = new Error('the client left');
+
+/**
+ * Of a header that is there several times Node 20 sends the last only, once another one has been set before: `writeHead`
+ * is then given nothing but what stands there once.
+ *
+ * @param raw names and values in turn; emptied of what has been set
+ */
+function keepRepeated(outgoing: ServerResponse, raw: string[]): void {
+  if (outgoing.getHeaderNames().length === 0) return;
+  const all = raw.splice(0);
+  for (let at = 0; at < all.length; at += 2) outgoing.removeHeader(all[at] ?? '');
+  for (let at = 0; at < all.length; at += 2) outgoing.appendHeader(all[at] ?? '', all[at + 1] ?? '');
+}
 
 function asStrings(rawHeaders: Dispatcher.DispatchController['rawHeaders']): string[] {
   if (!Array.isArray(rawHeaders)) return [];

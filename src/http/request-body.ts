@@ -5,8 +5,11 @@ import type { BodyBudget } from './body-budget.js';
 import { BodySpool, type Spooling } from './body-spool.js';
 import { isMultipartForm } from './model-name/multipart-scanner.js';
 
-/** Longest silence while a body is being sent, and longest wait for the disk. */
+/** Longest time for which a body may make no headway while it is being sent, and longest wait for the disk. */
 const stallMs = 60_000;
+
+/** What counts as headway, unless it is the end: a client that sends a byte now and then is not waited for. */
+const headwayBytes = 16 * 1024;
 
 /** Up to here a body in several chunks is copied into one: a single write to the child is worth the copy. */
 const joinBytes = 64 * 1024;
@@ -106,6 +109,7 @@ export function readBody(
     const held = new HeldBody(budget);
     const spool = spooling && isMultipartForm(contentType) ? new BodySpool(spooling) : undefined;
     let isWriting = false;
+    let headway = 0;
     const stalled = (): void =>
       fail(
         isWriting
@@ -113,7 +117,10 @@ export function readBody(
               'internal',
               `the request body could not be written to the disk in ${stallMs / 1000} s`,
             )
-          : new RouterError('body_timeout', `no byte of the body came for ${stallMs / 1000} s`),
+          : new RouterError(
+              'body_timeout',
+              `less than ${headwayBytes} bytes of the body, and not its end, came within ${stallMs / 1000} s`,
+            ),
       );
     const timer = setTimeout(stalled, stallMs);
 
@@ -126,7 +133,11 @@ export function readBody(
         return;
       }
       onChunk(chunk);
-      timer.refresh();
+      headway += chunk.length;
+      if (headway >= headwayBytes) {
+        headway = 0;
+        timer.refresh();
+      }
       if (spool === undefined || held.bytes <= spoolAboveBytes) return;
       // The disk sets the pace.
       incoming.pause();

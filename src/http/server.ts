@@ -1,27 +1,40 @@
 import {
   createServer as createHttpServer,
-  type IncomingMessage,
   type RequestListener,
   type Server,
   type ServerResponse,
 } from 'node:http';
-import { createServer as createHttpsServer } from 'node:https';
+import { createServer as createHttpsServer, Server as HttpsServer } from 'node:https';
 import type { AddressInfo, ListenOptions, Socket } from 'node:net';
-import { getRequestListener, type HttpBindings } from '@hono/node-server';
-import { asRouterError, RouterError } from '../errors.js';
-import type { App } from './app.js';
-import type { RequestTracer } from './request-trace.js';
+import { RouterError } from '../errors.js';
+import { appListener, refuseExpectation, type AppListenerOptions, type Listener } from './app-listener.js';
+import type { ConnectionLimit } from './connection-limit.js';
+import { RefusedSockets } from './refused-sockets.js';
 import type { TlsFiles } from './tls-files.js';
 
-export interface HttpServerOptions {
-  readonly app: App;
-  readonly tracer: RequestTracer;
+export interface HttpServerOptions extends AppListenerOptions {
+  /** Of the clients of all servers. */
+  readonly connections: ConnectionLimit;
+  /** Whether clients had better go elsewhere with their next request. */
+  readonly isDraining: () => boolean;
   /** Told of errors of the listening socket. */
   readonly onAcceptError: (error: Error) => void;
+  /** Told of what never becomes a request, and hence gets no trace. */
+  readonly onRefused: (refusal: RefusedRequest) => void;
   /** Serve HTTPS with what is in these files. */
   readonly tls: TlsFiles | undefined;
   /** How long a client may take to agree on the encryption. */
   readonly handshakeTimeoutMs?: number;
+}
+
+/** What was sent that is not answered as a request, as a record for the log. */
+export interface RefusedRequest {
+  /** The client's address; undefined for Unix sockets. */
+  readonly client: string | undefined;
+  /** What it was told; undefined where that would have gone into an answer that had begun. */
+  readonly status: number | undefined;
+  /** Holds nothing of what was sent. */
+  readonly error: { readonly reason: string | undefined; readonly message: string };
 }
 
 /**
@@ -30,7 +43,7 @@ export interface HttpServerOptions {
  */
 const limits = {
   keepAliveTimeout: 75_000,
-  headersTimeout: 30_000,
+  headersTimeout: 60_000,
   requestTimeout: 3_600_000,
   connectionsCheckingInterval: 5_000,
   // The native router takes URIs of up to 32 KiB; headers come on top of that.
@@ -40,46 +53,90 @@ const limits = {
   noDelay: true,
 } as const;
 
+/** So many requests may wait on one connection for the answers before theirs. */
+const maxPipelined = 100;
+
+/** How long a client may take to agree on the encryption, unless said otherwise. */
+const handshakeMs = 30_000;
+
 /** The Node server in front of the Hono app. */
-export function createServer({
-  app,
-  tracer,
-  tls,
-  handshakeTimeoutMs = limits.headersTimeout,
-  onAcceptError,
-}: HttpServerOptions): Server {
-  const listener = getRequestListener(
-    (request, bindings) => {
-      const { incoming, outgoing } = bindings as HttpBindings;
-      return app.fetch(request, { incoming, outgoing, trace: tracer.begin(incoming, outgoing) });
-    },
-    {
-      overrideGlobalObjects: false,
-      // For requests without a Host header.
-      hostname: 'localhost',
-      errorHandler: (thrown) => {
-        const cause = thrown instanceof Error ? thrown.message : String(thrown);
-        return toResponse(new RouterError('request_malformed', `request cannot be read: ${cause}`));
-      },
-    },
-  );
-  const onRequest = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
-    // The answer to a pipelined request gets its connection when those before it have ended, and hears nothing of the end
-    // of the connection until then: nobody would let go of what it holds.
-    if (outgoing.socket === null) outgoing.once('socket', () => void listener(incoming, outgoing));
-    else void listener(incoming, outgoing);
-  };
+export function createServer(options: HttpServerOptions): Server {
+  const { tracer, tls, connections, onAcceptError } = options;
+  const refused = new RefusedSockets();
+  const onRequest = inTurn(appListener(options), options);
   const server = tls
-    ? createTlsServer(tls, handshakeTimeoutMs, onRequest)
+    ? createTlsServer(tls, options.handshakeTimeoutMs ?? handshakeMs, onRequest)
     : createHttpServer(limits, onRequest);
+  admitConnections(server, connections, refused);
+  // Node's own cuts answers that are made and not yet sent (`finished`); `close` calls it, too.
+  server.closeIdleConnections = () => connections.closeIdle();
   // Out of file handles, for one: that connection is lost, and nothing else may be.
   server.on('error', (error) => {
     if (server.listening) onAcceptError(error);
   });
-  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
-    answerClientError(error, socket);
-  });
+  // Unheard, these are an answer without a body, and a connection that is cut.
+  server.on('checkExpectation', inTurn(refuseExpectation(tracer), options));
+  server.on('connect', (_incoming, socket: Socket) =>
+    refuseSocket(socket, { code: 'CONNECT', message: 'a tunnel was asked for' }, options, refused),
+  );
+  server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) =>
+    refuseSocket(socket, error, options, refused),
+  );
   return server;
+}
+
+/** Has Node take the connections for which there is room; one that is refused never gets to a parser. */
+function admitConnections(server: Server, connections: ConnectionLimit, refused: RefusedSockets): void {
+  const [take] = server.listeners('connection') as ((socket: Socket) => void)[];
+  const isTls = server instanceof HttpsServer;
+  server.removeAllListeners('connection').on('connection', (socket: Socket) => {
+    if (connections.admit(socket)) {
+      take?.call(server, socket);
+      return;
+    }
+    if (isTls) {
+      socket.destroy();
+      return;
+    }
+    const error = new RouterError('too_many_connections', 'too many clients are connected; try again later');
+    refused.end(socket, { status: error.status, body: error, headers: error.headers });
+  });
+  if (isTls)
+    server.on('secureConnection', (socket: EncryptedSocket) => connections.encrypted(socket, socket._parent));
+}
+
+/**
+ * Calls the listener when it is the request's turn on its connection: the answer to a pipelined one gets the connection
+ * when those before it have ended, and hears nothing of its end until then. Nobody would let go of what it holds.
+ */
+function inTurn(listener: Listener, { connections, isDraining, onRefused }: HttpServerOptions): Listener {
+  const waiting = new WeakMap<Socket, number>();
+  return (incoming, outgoing) => {
+    const socket: ServerSocket = incoming.socket;
+    if (socket.destroyed) return;
+    connections.setBusy(socket);
+    outgoing.once('close', () => {
+      if (!socket._httpMessage) connections.setIdle(socket);
+    });
+    // What keeps connections, as a balancer does, is to send the next request elsewhere.
+    if (isDraining()) outgoing.shouldKeepAlive = false;
+    if (outgoing.socket !== null) {
+      listener(incoming, outgoing);
+      return;
+    }
+    const ahead = waiting.get(socket) ?? 0;
+    if (ahead === maxPipelined) {
+      const message = `more than ${maxPipelined} requests wait on one connection`;
+      onRefused({ client: socket.remoteAddress, status: undefined, error: { reason: 'pipelined', message } });
+      socket.destroy();
+      return;
+    }
+    waiting.set(socket, ahead + 1);
+    outgoing.once('socket', () => {
+      waiting.set(socket, (waiting.get(socket) ?? 1) - 1);
+      listener(incoming, outgoing);
+    });
+  };
 }
 
 /** Its connections are encrypted with the files as they were when the client came. */
@@ -149,43 +206,40 @@ export function hostInUrl(host: string): string {
   return host.includes(':') ? `[${host}]` : host;
 }
 
-/** How long a client whose request could not be read gets to read that, and to close its side. */
-const refusedLingerMs = 2_000;
-
 /** A socket as Node's server keeps it: with the answer that is being written, if there is one. */
 type ServerSocket = Socket & { readonly _httpMessage?: ServerResponse | null };
+
+/** A socket as Node's TLS server keeps it: with the one that it was made from. */
+type EncryptedSocket = Socket & { readonly _parent: Socket };
 
 /**
  * What Node's parser or its limits refuse has no request to answer on; it is told in HTTP all the same, unless an
  * answer to an earlier request has begun: written into that, it would pass for its bytes.
  */
-function answerClientError(error: NodeJS.ErrnoException, socket: ServerSocket): void {
-  if (!socket.writable || error.code === 'ECONNRESET' || socket._httpMessage?.headersSent) {
+function refuseSocket(
+  socket: ServerSocket,
+  { code, message: reason }: { readonly code?: string | undefined; readonly message: string },
+  { onRefused }: HttpServerOptions,
+  refused: RefusedSockets,
+): void {
+  // It sends on after its refusal.
+  if (socket.writableEnded && !socket.destroyed) return;
+  if (!socket.writable || code === 'ECONNRESET') {
     socket.destroy();
     return;
   }
-  const [status, text, message] = clientErrorText(error.code);
-  const body = JSON.stringify({ error: { code: status, message, type: 'invalid_request_error' } });
-  socket.end(
-    `HTTP/1.1 ${status} ${text}\r\nContent-Type: application/json; charset=utf-8\r\n` +
-      `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
-    () => setTimeout(() => socket.destroy(), refusedLingerMs).unref(),
-  );
+  const isLate = socket._httpMessage?.headersSent === true;
+  const [status, message] = refusalOf(code);
+  const error = { reason: code, message: reason };
+  onRefused({ client: socket.remoteAddress, status: isLate ? undefined : status, error });
+  const body = { error: { code: status, message, type: 'invalid_request_error' } };
+  if (isLate) socket.destroy();
+  else refused.end(socket, { status, body });
 }
 
-function clientErrorText(code: string | undefined): readonly [number, string, string] {
-  if (code === 'HPE_HEADER_OVERFLOW') {
-    return [431, 'Request Header Fields Too Large', `headers are over ${limits.maxHeaderSize} bytes`];
-  }
-  if (code === 'ERR_HTTP_REQUEST_TIMEOUT')
-    return [408, 'Request Timeout', 'the request was not sent in time'];
-  return [400, 'Bad Request', 'this is not an HTTP request that can be read'];
-}
-
-function toResponse(error: RouterError): Response {
-  const known = asRouterError(error);
-  return new Response(JSON.stringify(known), {
-    status: known.status,
-    headers: { 'Content-Type': 'application/json; charset=utf-8' },
-  });
+function refusalOf(code: string | undefined): readonly [number, string] {
+  if (code === 'HPE_HEADER_OVERFLOW') return [431, `headers are over ${limits.maxHeaderSize} bytes`];
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return [408, 'the request was not sent in time'];
+  if (code === 'CONNECT') return [400, 'CONNECT asks for a proxy, and this is none'];
+  return [400, 'this is not an HTTP request that can be read'];
 }

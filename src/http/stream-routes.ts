@@ -1,9 +1,9 @@
 import { RESPONSE_ALREADY_SENT } from '@hono/node-server/utils/response';
 import type { Context } from 'hono';
 import { RouterError } from '../errors.js';
-import type { Lease, Scheduler } from '../scheduler/scheduler.js';
+import type { Lease, Scheduler, Upstream } from '../scheduler/scheduler.js';
 import type { HttpEnv } from './app.js';
-import type { Conversations } from './conversations.js';
+import type { Conversations, ConversationTurn } from './conversations.js';
 import { requestHeaders } from './header-policy.js';
 import { jsonAnswer } from './json-answer.js';
 import { parseJson } from './parse-json.js';
@@ -29,9 +29,6 @@ const childLimits = { timeoutMs: 2_000, maxBytes: 4 * 1024 * 1024 } as const;
 /** A lookup names conversations, and nothing else. */
 const maxLookupBytes = 1024 * 1024;
 
-/** The web UI asks again after as long. */
-const retryAfterS = 2;
-
 /**
  * `GET /v1/stream?conv_id=ID&from=BYTES`: reads an answer on from an offset, as the child that gives it keeps it. Nothing
  * is loaded for it, a sleeping child is not woken, and the model stays until what is read has ended.
@@ -46,8 +43,8 @@ export function resumeStream(options: StreamRoutesOptions) {
     trace.model = model;
     // Its child may be another one by now.
     if (failure !== undefined) throw lost(model, failure);
-    const lease = turn.isWaiting ? undefined : options.scheduler.tryAttach(model);
-    if (lease === undefined) throw notThere(options.scheduler, model, turn.isWaiting);
+    const lease = attach(options.scheduler, turn);
+    if (lease === undefined) throw notThere(turn);
     try {
       const headers = requestHeaders(incoming.rawHeaders);
       await relayAnswer(
@@ -73,15 +70,15 @@ export function resumeStream(options: StreamRoutesOptions) {
 export function lookUpStreams(options: StreamRoutesOptions) {
   return async function lookUpStreamsHandler(c: StreamContext): Promise<Response> {
     const ids = await conversationsIn(c, options.bodyLimits);
-    const byModel = new Map<string, string[]>();
+    const byChild = new Map<Upstream, { readonly turn: ConversationTurn; readonly ids: string[] }>();
     for (const id of ids) {
       const turn = options.conversations.find(id);
-      if (turn === undefined) continue;
-      const ofModel = byModel.get(turn.model);
-      if (ofModel) ofModel.push(id);
-      else byModel.set(turn.model, [id]);
+      if (turn?.upstream === undefined) continue;
+      const ofChild = byChild.get(turn.upstream);
+      if (ofChild) ofChild.ids.push(id);
+      else byChild.set(turn.upstream, { turn, ids: [id] });
     }
-    const found = await Promise.all([...byModel].map(([model, its]) => askChild(options, model, its)));
+    const found = await Promise.all(Array.from(byChild.values(), (asked) => askChild(options, asked)));
     return jsonAnswer(c, found.flat());
   };
 }
@@ -91,7 +88,7 @@ export function stopStream({ scheduler, conversations, apiPrefix }: StreamRoutes
   return async function stopStreamHandler(c: StreamContext): Promise<Response> {
     const id = conversationIn(c);
     const turn = conversations.find(id);
-    const lease = turn && scheduler.tryAttach(turn.model);
+    const lease = turn && attach(scheduler, turn);
     if (turn) c.env.trace.model = turn.model;
     // First, so that a request that is still waiting is not sent after the child has been told.
     conversations.stop(id);
@@ -105,10 +102,9 @@ export function stopStream({ scheduler, conversations, apiPrefix }: StreamRoutes
 
 async function askChild(
   { scheduler, apiPrefix }: StreamRoutesOptions,
-  model: string,
-  ids: readonly string[],
+  { turn, ids }: { readonly turn: ConversationTurn; readonly ids: readonly string[] },
 ): Promise<unknown[]> {
-  const lease = scheduler.tryAttach(model);
+  const lease = attach(scheduler, turn);
   if (lease === undefined) return [];
   const body = Buffer.from(JSON.stringify({ conversation_ids: ids }));
   const headers = ['content-type', 'application/json', 'content-length', String(body.length)];
@@ -134,10 +130,18 @@ function lost(model: string, why: string): RouterError {
   return new RouterError('stream_unknown', `Stream not found or expired: ${why}`, { model });
 }
 
-function notThere(scheduler: Scheduler, model: string, isWaiting: boolean): RouterError {
-  if (isWaiting || scheduler.status(model).value === 'loading') {
+/** A lease on the child that answers it, or has; undefined when there is none yet, or it has gone. */
+function attach(scheduler: Scheduler, { model, upstream, isWaiting }: ConversationTurn): Lease | undefined {
+  const lease = isWaiting ? undefined : scheduler.tryAttach(model);
+  if (lease === undefined || lease.upstream === upstream) return lease;
+  lease.release('look');
+  return undefined;
+}
+
+function notThere({ model, isWaiting }: ConversationTurn): RouterError {
+  if (isWaiting) {
     const message = 'Stream owner model is loading, retry later';
-    return new RouterError('stream_not_yet', message, { model, retryAfterS });
+    return new RouterError('stream_not_yet', message, { model });
   }
   return new RouterError('stream_unknown', 'Stream not found or expired', { model });
 }

@@ -1,6 +1,7 @@
 import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
+import { readPipe } from '../config/pipe-file.js';
 import type { Settings } from '../config/settings.js';
 import { Source } from '../models/source.js';
 import type { Logger } from '../observe/log.js';
@@ -38,7 +39,7 @@ export class TlsFiles {
     log: Logger,
   ): Promise<TlsFiles | undefined> {
     if (sslKeyFile === undefined || sslCertFile === undefined) return undefined;
-    const source = new Source(() => readPair(sslKeyFile, sslCertFile), patienceMs);
+    const source = new Source<TlsPair>((earlier) => readPair(sslKeyFile, sslCertFile, earlier), patienceMs);
     const { value } = await source.read();
     if (value === undefined) throw new Error(`'${sslKeyFile}' or '${sslCertFile}' does not answer`);
     return new TlsFiles(value, source, log);
@@ -75,9 +76,9 @@ export class TlsFiles {
   }
 }
 
-async function readPair(keyFile: string, certFile: string): Promise<TlsPair> {
-  const key = await readPem('--ssl-key-file', keyFile);
-  const cert = await readPem('--ssl-cert-file', certFile);
+async function readPair(keyFile: string, certFile: string, earlier: TlsPair | undefined): Promise<TlsPair> {
+  const key = await readPem('--ssl-key-file', keyFile, earlier?.key);
+  const cert = await readPem('--ssl-cert-file', certFile, earlier?.cert);
   // One after the other, because OpenSSL's words do not say which of them it means.
   check({ key }, `--ssl-key-file: '${keyFile}' is no private key in PEM, or one with a passphrase`);
   check({ cert }, `--ssl-cert-file: '${certFile}' is no certificate in PEM`);
@@ -88,11 +89,15 @@ async function readPair(keyFile: string, certFile: string): Promise<TlsPair> {
   return { key, cert };
 }
 
-async function readPem(option: string, file: string): Promise<Buffer> {
+async function readPem(option: string, file: string, earlier: Buffer | undefined): Promise<Buffer> {
   try {
+    const stats = await stat(file);
+    // A pipe gives its text once.
+    if (!stats.isFile() && !stats.isDirectory()) return earlier ?? readPipe(file);
     return await readFile(file);
   } catch (cause) {
-    const reason = cause instanceof Error && 'code' in cause ? String(cause.code) : String(cause);
+    const { code, message } = cause as NodeJS.ErrnoException;
+    const reason = code ?? message;
     throw new Error(
       `${option}: '${file}' cannot be read (${reason}); name a PEM file that this user may read`,
       {

@@ -5,17 +5,17 @@ import type { Context } from 'hono';
 import type { VertexSettings } from '../config/vertex-settings.js';
 import { asRouterError, RouterError } from '../errors.js';
 import type { Model } from '../models/model.js';
-import type { Lease, Scheduler } from '../scheduler/scheduler.js';
+import { isWork, type Lease, type Scheduler } from '../scheduler/scheduler.js';
 import { AnswerBudget } from './answer-budget.js';
 import type { HttpEnv } from './app.js';
 import { childFailure } from './child-failure.js';
 import { collectAnswer } from './collect-answer.js';
 import { nameForPost } from './default-model.js';
 import { findModel, invalidModel } from './find-model.js';
-import { JSON_TYPE } from './json-answer.js';
 import { refuse, type ProxyOptions } from './proxy.js';
 import { readBody, type BodyLimits, type RequestBody } from './request-body.js';
 import { requestFormats } from './vertex-formats.js';
+import { sendWhole } from './whole-answer.js';
 
 type FromProxy = 'catalog' | 'bodyLimits' | 'defaultModel' | 'vet' | 'autoload' | 'slowReaderMs';
 
@@ -44,7 +44,7 @@ const maxAnswerBytes = 64 * 1024 * 1024;
 const attempts = 2;
 
 /** How long the exit of a child that broke a connection is waited for, so that its reason can be told. */
-const reasonPatienceMs = 500;
+const reasonPatienceMs = 1_500;
 
 /** What all instances of one request share. */
 interface Prediction {
@@ -84,7 +84,7 @@ export function predict(options: PredictOptions, routes: readonly string[]) {
         }
       });
       if (client.aborted) throw clientLeft();
-      await send(outgoing, `{"predictions":[${predictions.join(',')}]}`, options);
+      await sendWhole(outgoing, Buffer.from(`{"predictions":[${predictions.join(',')}]}`), options);
     } catch (error) {
       refuse(c, error);
     } finally {
@@ -200,7 +200,10 @@ async function ask(
       const headers = ['content-type', 'application/json', 'content-length', String(body.length)];
       const request = { method: 'POST', path: options.apiPrefix + path, headers, body } as const;
       const answer = await collectAnswer(lease.upstream, request, { signal: client, budget });
-      if (answer.kind === 'whole') return answer.body;
+      if (answer.kind === 'whole') {
+        if (answer.status < 300 && isWork('POST', path)) lease.succeeded();
+        return answer.body;
+      }
       if (answer.error instanceof RouterError) throw answer.error;
       // Waited for also before another attempt, which must not find the same dying instance again.
       const outcome = await lease.outcomeWithin(reasonPatienceMs);
@@ -226,24 +229,6 @@ async function leaseOn(
     if (problem !== undefined) throw invalidModel(model.id, problem);
   }
   return scheduler.acquire(model.id, client, { autoload, wake: true });
-}
-
-/** Settles when the client has the answer, or is gone. */
-function send(
-  outgoing: ServerResponse,
-  text: string,
-  { slowReaderMs }: Pick<PredictOptions, 'slowReaderMs'>,
-): Promise<void> {
-  const body = Buffer.from(text);
-  outgoing.writeHead(200, { 'Content-Type': JSON_TYPE, 'Content-Length': body.length });
-  const timer = slowReaderMs > 0 ? setTimeout(() => outgoing.destroy(), slowReaderMs) : undefined;
-  return new Promise((resolve) => {
-    outgoing.once('close', () => {
-      clearTimeout(timer);
-      resolve();
-    });
-    outgoing.end(body);
-  });
 }
 
 /** Does `work` for each item, at most `limit` at the same time; results are in the order of the items. */

@@ -1,11 +1,13 @@
 import { readFile, stat } from 'node:fs/promises';
+import { readPipe } from '../config/pipe-file.js';
 import type { Settings } from '../config/settings.js';
 
 /**
  * The defaults of the web UI, which `/props` tells it: any JSON; `{}` where none are given. Also looks whether the
  * directory that is served instead of the web UI is there.
  *
- * @throws with a message for the user, where llama-server would not start either
+ * @throws with a message for the user, where llama-server would not start either; and when the file is a pipe or a device
+ *   that does not give its text in time, or has no end (`readPipe`)
  */
 export async function readWebUiSettings({
   ui,
@@ -30,7 +32,9 @@ async function isDirectory(path: string): Promise<boolean> {
 
 async function textOf(file: string): Promise<string> {
   try {
-    return await readFile(file, 'utf8');
+    const stats = await stat(file);
+    const isPlain = stats.isFile() || stats.isDirectory();
+    return isPlain ? await readFile(file, 'utf8') : readPipe(file).toString();
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     throw new Error(`--ui-config-file: cannot be read: ${reason}`, { cause: error });

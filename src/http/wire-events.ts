@@ -57,6 +57,7 @@ export function wireEvent(event: SupervisorEvent): WireEvent | undefined {
       return isAsItWas ? undefined : { model: '*', event: 'models_reload' };
     }
     case 'model.queued':
+    case 'model.retrying':
     case 'model.stopping':
       return undefined;
   }

@@ -53,6 +53,7 @@ export function childEnvironment(env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
   return {
     ...httpThreads,
     ...without(env, (name) => matches(name, ofTheHelper)),
+    ...withoutBacktrace(env),
     ...overridden,
     LLAMA_ARG_MCP_SERVERS_CONFIG: '',
     LLAMA_ARG_MCP_SERVERS_JSON: '',
@@ -74,6 +75,7 @@ export function helperEnvironment(env: NodeJS.ProcessEnv, modelCache: string): N
       env,
       (name) => name.startsWith('LLAMA_ARG_') && !matches(name, [...ofTheHelper, ...ofTheHelperToo]),
     ),
+    ...withoutBacktrace(env),
     ...overridden,
     LLAMA_ARG_MODEL: '',
     LLAMA_ARG_DOCKER_REPO: '',
@@ -84,6 +86,15 @@ export function helperEnvironment(env: NodeJS.ProcessEnv, modelCache: string): N
     // Before all others that name a cache (common/hf-cache.cpp).
     LLAMA_CACHE: modelCache,
   };
+}
+
+/**
+ * A process that aborts has gdb or lldb read its stack first (ggml/src/ggml.c, `ggml_print_backtrace`). With a large model that
+ * takes long, its clients wait meanwhile, and the many lines drive out those that say what is wrong. Who wants it sets the
+ * variable to empty, which a child could not tell from any other value.
+ */
+function withoutBacktrace({ GGML_NO_BACKTRACE: told = '1' }: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+  return { GGML_NO_BACKTRACE: told === '' ? undefined : told };
 }
 
 function without(env: NodeJS.ProcessEnv, isDropped: (name: string) => boolean): NodeJS.ProcessEnv {

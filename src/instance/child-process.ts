@@ -1,4 +1,5 @@
 import { execa } from 'execa';
+import { Descendants, type Survivor } from './descendants.js';
 import { exitCommand, parseChildLine, type ChildMessage } from './protocol.js';
 import { LineSplitter } from './line-splitter.js';
 import { LogTail } from './log-tail.js';
@@ -7,6 +8,9 @@ import type { OrphanGuard } from './orphan-guard.js';
 
 /** How long after a child's exit its last output is waited for; a grandchild may hold the pipe open for ever. */
 const lastWordsMs = 250;
+
+/** After SIGKILL a process is gone at once, unless the kernel cannot end it; it is not waited for longer. */
+export const killGraceMs = 5_000;
 
 export interface ChildExit {
   readonly code: number | null;
@@ -24,22 +28,32 @@ export interface ChildOptions {
   readonly onLine: (line: string) => void;
   /** Called when the process is gone; `exited` settles a moment later, when its last words were read. */
   readonly onExit: () => void;
+  /** Called before `exited` settles, for each process that the child had started and that SIGKILL did not end. */
+  readonly onSurvivor?: (survivor: Survivor) => void;
 }
 
 /** One llama-server process in its own process group, with its output split into messages and log lines. */
 export class ChildProcess {
-  /** Settles once, when the process is gone and its last lines were read; never rejects. */
+  /**
+   * Settles once, when the process is gone and its last lines were read, and what is known of its descendants is gone or
+   * cannot be killed; never rejects.
+   */
   readonly exited: Promise<ChildExit>;
   readonly #subprocess: ReturnType<typeof start>;
   readonly #tail = new LogTail();
   readonly #guard: OrphanGuard;
+  readonly #descendants: Descendants | undefined;
   #hasExited = false;
 
-  constructor({ command, environment, guard, onMessage, onLine, onExit }: ChildOptions) {
+  constructor({ command, environment, guard, onMessage, onLine, onExit, onSurvivor }: ChildOptions) {
     this.#guard = guard;
     const subprocess = start([...parentDeathPrefix(), ...command], environment);
     this.#subprocess = subprocess;
-    if (subprocess.pid !== undefined) guard.add(subprocess.pid);
+    const { pid } = subprocess;
+    if (pid !== undefined) {
+      guard.add(pid);
+      this.#descendants = new Descendants({ root: pid, rootLives: () => !this.#hasExited, guard });
+    }
 
     const log = (line: string): void => {
       this.#tail.add(line);
@@ -56,7 +70,7 @@ export class ChildProcess {
     subprocess.stderr.on('data', (chunk: Buffer) => stderr.push(chunk)).on('error', () => undefined);
     subprocess.stdin.on('error', () => undefined);
 
-    this.exited = this.#whenExited(onExit).then((exit) => {
+    this.exited = this.#whenExited(onExit, onSurvivor).then((exit) => {
       stdout.end();
       stderr.end();
       return exit;
@@ -82,7 +96,15 @@ export class ChildProcess {
     if (this.#subprocess.stdin.writable) this.#subprocess.stdin.write(exitCommand);
   }
 
-  /** Signals the whole process group. */
+  /**
+   * Finds out what it has started by now, so that this can be ended with it even where it has left the group. Never
+   * rejects, and takes a quarter of a second at most.
+   */
+  async look(): Promise<void> {
+    if (!this.#hasExited) await this.#descendants?.look();
+  }
+
+  /** Signals the whole process group, and what was found by looks. */
   signal(signal: NodeJS.Signals): void {
     const { pid } = this.#subprocess;
     // Once the process is gone, its number may be given to another group.
@@ -92,9 +114,10 @@ export class ChildProcess {
     } catch {
       // ESRCH: the group is gone, which is what a signal is sent for.
     }
+    void this.#descendants?.signal(signal);
   }
 
-  async #whenExited(onExit: () => void): Promise<ChildExit> {
+  async #whenExited(onExit: () => void, onSurvivor?: (survivor: Survivor) => void): Promise<ChildExit> {
     const closed = new Promise<void>((resolve) => {
       this.#subprocess.once('close', () => resolve());
     });
@@ -110,7 +133,11 @@ export class ChildProcess {
     this.#hasExited = true;
     onExit();
     this.#guard.remove(pid);
-    await this.#lastWords(closed);
+    const [survivors = []] = await Promise.all([
+      this.#descendants?.end(killGraceMs),
+      this.#lastWords(closed),
+    ]);
+    for (const survivor of survivors) onSurvivor?.(survivor);
     // A process that left the group may hold the other ends for ever.
     this.#subprocess.stdout.destroy();
     this.#subprocess.stderr.destroy();

@@ -7,10 +7,15 @@ import type { Logger } from '../observe/log.js';
 import { helperEnvironment } from './child-environment.js';
 import { ChildProcess, type ChildExit } from './child-process.js';
 import { aborted, deadline } from './endings.js';
-import { describeExit, lostItsPort } from './how-it-ended.js';
+import { askChild } from './hang/ask-child.js';
+import { HealthWatch } from './hang/health-watch.js';
+import { WatchedHandler } from './hang/watched-handler.js';
+import { describeDeath, describeExit, lostItsPort } from './how-it-ended.js';
+import type { KernelKills, KillWatch } from './kernel-kills.js';
+import { leaveBehind } from './left-behind.js';
 import type { OrphanGuard } from './orphan-guard.js';
 import { healthy } from './readiness.js';
-import { tellingLine } from './telling-line.js';
+import { withLastWords } from './telling-line.js';
 import { Upstream } from './upstream.js';
 
 export interface HelperChildOptions {
@@ -23,6 +28,7 @@ export interface HelperChildOptions {
   readonly modelCache: string;
   readonly guard: OrphanGuard;
   readonly log: Logger;
+  readonly kernelKills: KernelKills;
   readonly startTimeoutMs: number;
   /** How long it may take to exit once it was asked to. */
   readonly stopTimeoutMs: number;
@@ -41,8 +47,8 @@ export interface HelperEnd {
 
 /** One run of the helper that is ready. */
 export interface RunningHelper {
-  readonly upstream: Upstream;
-  /** Settles when its process is gone; never rejects. */
+  readonly upstream: Pick<Upstream, 'dispatch'>;
+  /** Settles when its process is gone, or hangs and is being killed; never rejects. */
   readonly ended: Promise<HelperEnd>;
 }
 
@@ -51,6 +57,9 @@ const spawnAttempts = 2;
 
 /** A helper that has served for so long was well: its end is no reason to wait before the next start. */
 const wellAfterMs = 10_000;
+
+/** An answer about its health comes at once, also from a machine that is busy. Milliseconds. */
+const healthPatienceMs = 5_000;
 
 /** Before the next start after one, two, three… failures in a row; the last for all that follow. Milliseconds. */
 const pausesMs = [1_000, 2_000, 4_000, 8_000, 16_000, 30_000] as const;
@@ -67,8 +76,7 @@ type Ending =
   | { readonly how: 'deadline' }
   | { readonly how: 'stopped' };
 
-const shuttingDown = (): RouterError =>
-  new RouterError('shutting_down', 'the supervisor is shutting down', { retryAfterS: 5 });
+const shuttingDown = (): RouterError => new RouterError('shutting_down', 'the supervisor is shutting down');
 
 /**
  * A llama-server without a model, which serves for us what the binary does well already: the web UI, tools, MCP servers
@@ -79,7 +87,10 @@ export class HelperChild {
   readonly #options: HelperChildOptions;
   readonly #stopRequested = new AbortController();
   #child: ChildProcess | undefined;
+  #killWatch: KillWatch | undefined;
   #running: RunningHelper | undefined;
+  /** Those to the one that is running. */
+  #connections: Upstream | undefined;
   #starting: Promise<RunningHelper> | undefined;
   #failures = 0;
   /** No start before this; monotonic, in ms. */
@@ -117,12 +128,22 @@ export class HelperChild {
     return running;
   }
 
+  /** Number of requests that it works for; those that only look are not counted. */
+  get inFlight(): number {
+    return this.#connections?.posts ?? 0;
+  }
+
+  /** It is not started any more; who waits for its start is refused. */
+  close(): void {
+    this.#stopRequested.abort();
+  }
+
   /** Settles when it has no more work to do, or after `ms`. */
   async idleWithin(ms: number): Promise<void> {
     const running = this.#running;
     if (!running) return;
     const race = new AbortController();
-    await Promise.race([running.upstream.workEnd(), running.ended, deadline(ms, race.signal)]);
+    await Promise.race([this.#connections?.workEnd(), running.ended, deadline(ms, race.signal)]);
     race.abort();
   }
 
@@ -133,7 +154,7 @@ export class HelperChild {
     await this.#starting?.catch(() => undefined);
     const child = this.#child;
     if (!child || child.hasExited) return;
-    this.#running?.upstream.destroy();
+    this.#connections?.destroy();
     child.signal('SIGTERM');
     const grace = new AbortController();
     await Promise.race([child.exited, deadline(this.#options.stopTimeoutMs, grace.signal)]);
@@ -163,7 +184,7 @@ export class HelperChild {
           return this.#serve(child, port, apiKey);
         case 'exited':
           if (attempt < spawnAttempts && lostItsPort(child.lastLines()) && !this.#stopping()) break;
-          throw this.#failed(child, describeExit(ending.exit));
+          throw this.#failed(child, this.#howItEnded(child, ending.exit, 'loading'));
         case 'deadline': {
           await this.#kill(child);
           const seconds = this.#options.startTimeoutMs / 1000;
@@ -194,7 +215,9 @@ export class HelperChild {
   }
 
   #spawn(port: number, apiKey: string): ChildProcess {
-    const { binary, args, env, modelCache, guard, log } = this.#options;
+    const { binary, args, env, modelCache, guard, log, kernelKills } = this.#options;
+    const killWatch = kernelKills.watch();
+    this.#killWatch = killWatch;
     const child: ChildProcess = new ChildProcess({
       command: [binary, ...appCommand(env), '--host', '127.0.0.1', '--port', String(port), ...args],
       environment: { ...helperEnvironment(env, modelCache), LLAMA_API_KEY: apiKey },
@@ -205,6 +228,7 @@ export class HelperChild {
       onLine: (line) => log.debug({ pid: child.pid, line }, 'helper'),
       onExit: () => this.#forget(child),
     });
+    void child.exited.then(() => killWatch.end());
     this.#child = child;
     return child;
   }
@@ -231,23 +255,57 @@ export class HelperChild {
   #serve(child: ChildProcess, port: number, apiKey: string): RunningHelper {
     const { log, silenceTimeoutMs } = this.#options;
     const wellAt = performance.now() + wellAfterMs;
-    const ended = child.exited.then((exit): HelperEnd => {
-      const end = { message: describeExit(exit), lastLines: child.lastLines() };
+    const { watch, hangs } = this.#watch(child, port, apiKey);
+    const ended = Promise.race([hangs, child.exited]).then((how): HelperEnd => {
+      watch.close();
+      const message = typeof how === 'string' ? how : this.#howItEnded(child, how, 'running');
+      const end = { message, lastLines: child.lastLines() };
       if (!this.#stopping()) {
         this.#note(end, { wasWell: performance.now() >= wellAt });
         log.warn({ pid: child.pid, ...end }, 'the helper has ended; it is started again when it is needed');
       }
       return end;
     });
-    this.#running = { upstream: new Upstream(port, apiKey, silenceTimeoutMs), ended };
+    const connections = new Upstream(port, apiKey, silenceTimeoutMs);
+    this.#connections = connections;
+    this.#running = {
+      upstream: {
+        dispatch: (request, handler) => connections.dispatch(request, new WatchedHandler(handler, watch)),
+      },
+      ended,
+    };
     log.info({ pid: child.pid, port }, 'the helper for web UI and tools is ready');
     return this.#running;
   }
 
-  /** Its process is gone: its port may be a stranger's from now on. */
+  /** Kills it when it hangs, and cuts its requests; `hangs` settles then. */
+  #watch(child: ChildProcess, port: number, apiKey: string): { watch: HealthWatch; hangs: Promise<string> } {
+    const address = { port, apiKey, apiPrefix: '' };
+    let hang!: (message: string) => void;
+    const hangs = new Promise<string>((resolve) => (hang = resolve));
+    const watch = new HealthWatch({
+      isHealthy: async () => {
+        const { signal } = new AbortController();
+        const question = { method: 'GET', path: '/health', timeoutMs: healthPatienceMs, signal } as const;
+        const answer = await askChild(address, question);
+        return answer !== 'late' && answer !== 'broken';
+      },
+      onHang: () => {
+        if (child.hasExited) return;
+        hang('hung (its /health was not answered twice in a row) and was killed');
+        this.#forget(child);
+        // What has left its group is known as its own only while it lives.
+        void child.look().then(() => this.#kill(child));
+      },
+    });
+    return { watch, hangs };
+  }
+
+  /** Its process is gone, or going: its port may be a stranger's from now on. */
   #forget(child: ChildProcess): void {
     if (child !== this.#child) return;
-    this.#running?.upstream.destroy();
+    this.#connections?.destroy();
+    this.#connections = undefined;
     this.#running = undefined;
   }
 
@@ -259,6 +317,13 @@ export class HelperChild {
     return this.#refusal(end);
   }
 
+  /** A kill by the kernel is claimed for the helper, so that no other child is taken for the one that it ended. */
+  #howItEnded(child: ChildProcess, exit: ChildExit, phase: 'loading' | 'running'): string {
+    if (this.#stopping()) return describeExit(exit);
+    const kernelKill = () => this.#killWatch?.claim();
+    return describeDeath({ exit, phase, lastLines: child.lastLines(), kernelKill }).message;
+  }
+
   #note(end: HelperEnd, { wasWell }: { wasWell: boolean }): void {
     this.#failures = wasWell ? 0 : this.#failures + 1;
     const pauseMs = wasWell ? 0 : pausesMs[Math.min(this.#failures, pausesMs.length) - 1];
@@ -268,19 +333,17 @@ export class HelperChild {
 
   #refusal({ message, lastLines }: HelperEnd): RouterError {
     const retryAfterS = (this.#pausedUntil - performance.now()) / 1000;
-    const words = tellingLine(lastLines);
-    const said = words === undefined ? '' : `; it said: ${words}`;
-    const text = `the llama-server that serves the web UI and tools ${message}${said}`;
+    const text = `the llama-server that serves the web UI and tools ${withLastWords(message, lastLines)}`;
     return new RouterError('helper_failed', text, { lastLines, retryAfterS });
   }
 
   async #kill(child: ChildProcess): Promise<void> {
+    const since = new Date();
     child.signal('SIGKILL');
     const race = new AbortController();
     await Promise.race([child.exited, deadline(killGraceMs, race.signal)]);
     race.abort();
-    if (child.hasExited) return;
-    this.#options.log.error({ pid: child.pid }, 'the helper cannot be killed; leaving it behind');
+    if (!child.hasExited) leaveBehind(child, { role: 'helper' }, { since, log: this.#options.log });
   }
 
   /** Asked anew after every await: a stop can come at any time. */

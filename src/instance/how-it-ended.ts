@@ -1,5 +1,7 @@
 /** What a child's end and its last lines say. */
 import type { ChildExit } from './child-process.js';
+import type { FailureCause } from './state.js';
+import { describeOutOfMemory, outOfMemory, signalOf, type Death } from './out-of-memory.js';
 
 const portTaken = /couldn't bind|address already in use|bind\(\) failed|failed to bind/i;
 
@@ -13,4 +15,15 @@ export function describeExit({ code, signal, spawnError }: ChildExit): string {
   if (spawnError) return `could not be started: ${spawnError.message}`;
   if (signal) return `was ended by ${signal}`;
   return `exited with code ${code ?? 'unknown'}`;
+}
+
+/** The same of a child that we have not killed ourselves, and what made it end. */
+export function describeDeath(death: Death): { readonly message: string; readonly cause: FailureCause } {
+  const lack = outOfMemory(death);
+  const because = lack === undefined ? '' : ` because it ${describeOutOfMemory(lack)}`;
+  const otherwise = signalOf(death.exit) === undefined ? 'other' : 'signal';
+  return {
+    message: describeExit(death.exit) + because,
+    cause: lack === undefined ? otherwise : 'out of memory',
+  };
 }

@@ -3,12 +3,19 @@ import { setTimeout as delay } from 'node:timers/promises';
 import getPort from 'get-port';
 import type { EventBus, SupervisorEvent } from '../events/events.js';
 import type { Logger } from '../observe/log.js';
-import { ChildProcess, type ChildExit } from './child-process.js';
+import { ChildProcess, killGraceMs, type ChildExit } from './child-process.js';
+import type { Survivor } from './descendants.js';
 import type { OrphanGuard } from './orphan-guard.js';
 import { childMarkerVariable, type ChildMessage } from './protocol.js';
 import { healthy } from './readiness.js';
 import { aborted, deadline } from './endings.js';
-import { describeExit, lostItsPort } from './how-it-ended.js';
+import type { HangWatch } from './hang/hang-watch.js';
+import type { NvidiaSmi } from './hang/nvidia-evidence.js';
+import { watchChild } from './hang/watch-child.js';
+import { describeDeath, lostItsPort } from './how-it-ended.js';
+import type { KernelKills, KillWatch } from './kernel-kills.js';
+import { leaveBehind, type LeftBehind } from './left-behind.js';
+import { wasKilled } from './out-of-memory.js';
 import { statusWord, type InstanceState, type ModelInfo, type Outcome, type StopReason } from './state.js';
 import { Upstream } from './upstream.js';
 
@@ -27,12 +34,16 @@ export interface LaunchSpec {
   readonly stopTimeoutMs: number;
   /** Longest silence of the child before and within an answer; 0 = no bound. */
   readonly silenceTimeoutMs: number;
+  /** How long a child with requests may show no progress; 0 = no bound. */
+  readonly hangTimeoutMs: number;
 }
 
 export interface InstanceContext {
   readonly guard: OrphanGuard;
   readonly events: EventBus;
   readonly log: Logger;
+  readonly kernelKills: KernelKills;
+  readonly nvidiaSmi: NvidiaSmi;
   /** A port that was free just now. */
   readonly freePort?: () => Promise<number>;
 }
@@ -49,9 +60,6 @@ const protocolGraceMs = 200;
  * has not exited after so long, is told by SIGTERM, too. Otherwise who waits for its slot waits for its stop timeout.
  */
 const forgetfulMs = 500;
-
-/** After SIGKILL a process is gone at once, unless the kernel cannot end it; it is not waited for longer. */
-const killGraceMs = 5_000;
 
 type Ending =
   | { readonly how: 'ready' }
@@ -83,6 +91,13 @@ export class Instance {
   #apiKey = '';
   #readyInfo: ModelInfo | undefined;
   #readyAt = NaN;
+  #killWatch: KillWatch | undefined;
+  #hangWatch: HangWatch | undefined;
+  /** How it hung, once it has been stopped for that. */
+  #hung: string | undefined;
+  readonly #leftBehind: LeftBehind[] = [];
+  /** Belongs to one spawn attempt, too: the end of one child is none of the next. */
+  #watchEnd = new AbortController();
   #speaksProtocol = false;
   #markReady: () => void = () => undefined;
   #markSpawned: () => void = () => undefined;
@@ -122,8 +137,9 @@ export class Instance {
   }
 
   /**
-   * Asks the child to go: by the exit command or SIGTERM, after `stopTimeoutMs` by SIGKILL to its group. A
-   * child that is still loading has nothing to lose and is killed at once. The first reason is the one kept.
+   * Asks the child to go: by the exit command, after half of `stopTimeoutMs` by SIGTERM, after all of it by SIGKILL, to its
+   * group and to what it has started outside of that. A child that is still loading has nothing to lose and is killed at
+   * once. The first reason is the one kept.
    */
   stop(reason: StopReason): void {
     const { state } = this;
@@ -135,7 +151,24 @@ export class Instance {
       was: word === 'unloaded' ? 'loading' : word,
       info: 'info' in state ? state.info : undefined,
     });
+    this.#watchEnd.abort();
     this.#stopRequested.abort();
+  }
+
+  /** How it has failed, when it is being stopped for that; undefined otherwise. */
+  get failureInProgress(): Outcome | undefined {
+    if (this.#hung === undefined || this.#stopping() === undefined) return undefined;
+    return { ...this.#failure('running', this.#hung, this.#child), cause: 'hung' };
+  }
+
+  /** Whether its child is gone; what that had started may be there still, and then it has not exited yet. */
+  get hasDied(): boolean {
+    return this.#child?.hasExited === true;
+  }
+
+  /** Those of its processes that could not be killed: the instance has exited all the same. */
+  get leftBehind(): readonly LeftBehind[] {
+    return this.#leftBehind;
   }
 
   /** Kills the child's whole group now. */
@@ -202,8 +235,14 @@ export class Instance {
     const { modelId } = this;
     const { guard, events, log } = this.#context;
     this.#apiKey = randomBytes(24).toString('base64url');
+    // First, because it may throw: what is watched from here on must also end.
+    const command = this.#spec.command(port);
+    const killWatch = this.#context.kernelKills.watch();
+    this.#killWatch = killWatch;
+    const watchEnd = new AbortController();
+    this.#watchEnd = watchEnd;
     const child: ChildProcess = new ChildProcess({
-      command: this.#spec.command(port),
+      command,
       environment: {
         ...this.#spec.environment,
         [childMarkerVariable]: '1',
@@ -216,8 +255,13 @@ export class Instance {
       // As a field, where control characters in it are escaped.
       onLine: (line) => log.debug({ model: modelId, pid: child.pid, line }, 'child'),
       // Its port may be a stranger's from now on.
-      onExit: () => this.#upstream?.destroy(),
+      onExit: () => {
+        watchEnd.abort();
+        this.#upstream?.destroy();
+      },
+      onSurvivor: (survivor) => this.#leaveBehind(survivor, survivor.since),
     });
+    void child.exited.then(() => killWatch.end());
     if (child.pid !== undefined) events.emit({ type: 'model.loading', model: modelId, pid: child.pid, port });
     this.#markSpawned();
     return child;
@@ -265,7 +309,9 @@ export class Instance {
   }
 
   #becomeReady(port: number): void {
-    this.#upstream = new Upstream(port, this.#apiKey, this.#spec.silenceTimeoutMs);
+    this.#hangWatch = this.#watch(port);
+    this.#upstream = new Upstream(port, this.#apiKey, this.#spec.silenceTimeoutMs, this.#hangWatch);
+    void this.#child?.look();
     this.#readyAt = performance.now();
     this.#transition(
       { name: 'ready', info: this.#readyInfo },
@@ -276,6 +322,26 @@ export class Instance {
         info: this.#readyInfo,
       },
     );
+  }
+
+  #watch(port: number): HangWatch | undefined {
+    const { hangTimeoutMs, apiPrefix } = this.#spec;
+    const { pid } = this;
+    if (hangTimeoutMs === 0 || pid === undefined) return undefined;
+    return watchChild({
+      pid,
+      address: { port, apiKey: this.#apiKey, apiPrefix },
+      hangTimeoutMs,
+      isAwake: () => this.#state.name === 'ready',
+      onHang: (reason) => {
+        if (this.#stopping()) return;
+        this.#context.log.warn({ model: this.modelId, pid, reason }, 'hangs; stopping it');
+        this.#hung = reason;
+        this.stop('hung');
+      },
+      signal: this.#watchEnd.signal,
+      nvidiaSmi: this.#context.nvidiaSmi,
+    });
   }
 
   async #whileReady(child: ChildProcess): Promise<Outcome> {
@@ -291,35 +357,55 @@ export class Instance {
     const race = new AbortController();
     // Who is still being answered has had its time: a child that is generating for someone exits late or never.
     this.#upstream?.destroy();
+    // What has left its group is known as its own only while it lives.
+    await child.look();
     if (!atOnce) {
       if (!this.#speaksProtocol) child.signal('SIGTERM');
       else {
         child.sendExitCommand();
         const mayForget = performance.now() - this.#readyAt < forgetfulMs;
-        if (mayForget) void deadline(forgetfulMs, race.signal).then(() => child.signal('SIGTERM'));
+        // One that does not heed its command may heed a signal, and has half of its time for that.
+        const patienceMs = mayForget ? forgetfulMs : this.#spec.stopTimeoutMs / 2;
+        void deadline(patienceMs, race.signal).then(() => child.signal('SIGTERM'));
       }
       const exit = await Promise.race([
         child.exited,
         deadline(this.#spec.stopTimeoutMs, race.signal).then(() => undefined),
       ]);
       race.abort();
-      if (exit) return exit;
+      if (exit) {
+        // By the kernel, as far as we know: no other child is to be taken for the one that it has killed.
+        if (wasKilled(exit)) this.#killWatch?.claim();
+        return exit;
+      }
       this.#context.log.warn(
         { model: this.modelId, pid: child.pid, stopTimeoutMs: this.#spec.stopTimeoutMs },
         'did not exit when asked to; killing it',
       );
+      await child.look();
     }
+    const since = new Date();
     child.signal('SIGKILL');
     const last = new AbortController();
     const exit = await Promise.race([child.exited, deadline(killGraceMs, last.signal).then(() => undefined)]);
     last.abort();
     if (exit) return exit;
-    this.#context.log.error({ model: this.modelId, pid: child.pid }, 'cannot be killed; leaving it behind');
+    // Only what it has started is still there, which is waited for no longer either.
+    if (child.hasExited) return await child.exited;
+    this.#leaveBehind(child, since);
     return { code: null, signal: 'SIGKILL' };
   }
 
+  #leaveBehind(survivor: ChildProcess | Survivor, since: Date): void {
+    const left = leaveBehind(survivor, { model: this.modelId }, { since, log: this.#context.log });
+    if (left) this.#leftBehind.push(left);
+  }
+
   #onMessage(message: ChildMessage): void {
+    // Who speaks is there, also where a wrapper has started it somewhere else.
+    if (!this.#speaksProtocol) void this.#child?.look();
     this.#speaksProtocol = true;
+    this.#hangWatch?.progressed();
     const { state, modelId: model } = this;
     const progress = message.kind === 'loading' ? message.progress : undefined;
     switch (message.kind) {
@@ -355,9 +441,15 @@ export class Instance {
 
   #outcome(child: ChildProcess, exit: ChildExit): Outcome {
     const stopping = this.#stopping();
-    if (stopping) return this.#stopped(stopping.reason, exit);
+    if (stopping) return this.failureInProgress ?? this.#stopped(stopping.reason, exit);
     const phase = this.#upstream === undefined ? 'loading' : 'running';
-    return { ...this.#failure(phase, describeExit(exit), child), exitCode: exitCode(exit) };
+    const { message, cause } = describeDeath({
+      exit,
+      phase,
+      lastLines: child.lastLines(),
+      kernelKill: () => this.#killWatch?.claim(),
+    });
+    return { ...this.#failure(phase, message, child), exitCode: exitCode(exit), cause };
   }
 
   /**
@@ -373,7 +465,7 @@ export class Instance {
   #brokenRun(error: unknown): Outcome {
     this.#child?.signal('SIGKILL');
     const stopping = this.#stopping();
-    if (stopping) return this.#stopped(stopping.reason);
+    if (stopping) return this.failureInProgress ?? this.#stopped(stopping.reason);
     const cause = error instanceof Error ? error.message : String(error);
     return this.#failure('loading', `could not be started: ${cause}`, this.#child);
   }
@@ -384,7 +476,7 @@ export class Instance {
     child: ChildProcess | undefined,
   ): Outcome & { kind: 'failed' } {
     const lastLines = child?.lastLines() ?? [];
-    return { kind: 'failed', phase, message, exitCode: 1, lastLines, at: new Date() };
+    return { kind: 'failed', phase, message, exitCode: 1, lastLines, cause: 'other', at: new Date() };
   }
 
   /**

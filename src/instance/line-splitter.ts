@@ -38,7 +38,7 @@ export class LineSplitter {
   end(): void {
     const rest = this.#rest + this.#decoder.end();
     this.#rest = '';
-    if (rest !== '' && !this.#skipping) this.#onLine(rest);
+    if (rest !== '' && !this.#skipping) this.#onLine(rest.slice(0, maxLineLength));
     this.#skipping = false;
   }
 

@@ -3,20 +3,31 @@ import type { Socket } from 'node:net';
 import type { Logger } from '../observe/log.js';
 
 /**
- * The guard's whole program. It holds the reading end of a pipe from the supervisor, keeps the list of process
- * groups, those of its arguments and those it is told (`+ PGID`, `- PGID`), and when the pipe closes, for whatever reason, kills those that are
- * left. A shell, because it must be tiny, start at once and be there on every Unix.
+ * The guard's whole program. It holds the reading end of a pipe from the supervisor, keeps the list of process groups
+ * (`PGID`) and single processes (`PID@START`), those of its arguments and those it is told (`+ PGID`, `- PGID`), and when
+ * the pipe closes, for whatever reason, kills those that are left; a process only when it is the one that was started
+ * then (field 22 of `/proc/PID/stat`; the name before the third may hold anything but ends with the last bracket). A
+ * shell, because it must be tiny, start at once and be there on every Unix.
  */
 const guardProgram = `
 trap '' INT TERM HUP QUIT
-groups=" $* "
-while read -r sign group; do
+left=" $* "
+while read -r sign each; do
   case $sign in
-    +) groups="$groups$group " ;;
-    -) groups="\${groups%% $group *} \${groups#* $group }" ;;
+    +) left="$left$each " ;;
+    -) left="\${left%% $each *} \${left#* $each }" ;;
   esac
 done
-for group in $groups; do kill -KILL "-$group" 2>/dev/null; done
+for each in $left; do
+  case $each in
+    *@*)
+      pid=\${each%@*}
+      { read -r stat <"/proc/$pid/stat"; } 2>/dev/null || continue
+      set -- \${stat##*) }
+      [ "\${20}" = "\${each#*@}" ] && kill -KILL "$pid" 2>/dev/null ;;
+    *) kill -KILL "-$each" 2>/dev/null ;;
+  esac
+done
 `;
 
 /** Between the end of a guard and the start of the next. */
@@ -24,11 +35,12 @@ const restartDelayMs = 100;
 
 /**
  * Sees to it that no child outlives the supervisor, not even one ended by SIGKILL: a process of its own session
- * that kills the registered process groups once the supervisor is gone. It reaches what a parent-death signal
- * does not (grandchildren), and works where there is none.
+ * that kills the registered process groups, and processes that have left them, once the supervisor is gone. It reaches
+ * what a parent-death signal does not (grandchildren), and works where there is none.
  */
 export class OrphanGuard {
-  readonly #groups = new Set<number>();
+  /** As its program has them. */
+  readonly #guarded = new Set<string>();
   readonly #log: Logger;
   #process: ChildProcess | undefined;
   #closed = false;
@@ -45,16 +57,30 @@ export class OrphanGuard {
 
   /** From now on the process group dies with the supervisor. */
   add(group: number): void {
-    this.#groups.add(group);
-    this.#write(`+ ${group}\n`);
+    this.#add(String(group));
   }
 
   /** The group is gone; its number may be given to a stranger. */
   remove(group: number): void {
-    if (this.#groups.delete(group)) this.#write(`- ${group}\n`);
+    this.#remove(String(group));
   }
 
-  /** Ends the guard; groups that are still registered are killed by it. */
+  /**
+   * From now on the process dies with the supervisor, whatever group it is in. A stranger that is given its number later
+   * does not.
+   *
+   * @param start when it was started, as `/proc/PID/stat` says it (field 22)
+   */
+  addProcess(pid: number, start: string): void {
+    this.#add(`${pid}@${start}`);
+  }
+
+  /** The process is gone. */
+  removeProcess(pid: number, start: string): void {
+    this.#remove(`${pid}@${start}`);
+  }
+
+  /** Ends the guard; what is still registered is killed by it. */
   close(): void {
     this.#closed = true;
     this.#process?.stdin?.end();
@@ -62,8 +88,8 @@ export class OrphanGuard {
 
   #start(): void {
     // As arguments: the supervisor may be gone before it could write a line.
-    const groups = Array.from(this.#groups, String);
-    const guard = spawn('/bin/sh', ['-c', guardProgram, 'llama-supervisor-guard', ...groups], {
+    const guarded = [...this.#guarded];
+    const guard = spawn('/bin/sh', ['-c', guardProgram, 'llama-supervisor-guard', ...guarded], {
       detached: true,
       stdio: ['pipe', 'ignore', 'ignore'],
       env: { PATH: process.env['PATH'] ?? '/usr/bin:/bin' },
@@ -90,6 +116,15 @@ export class OrphanGuard {
     setTimeout(() => {
       if (!this.#closed) this.#start();
     }, restartDelayMs).unref();
+  }
+
+  #add(entry: string): void {
+    this.#guarded.add(entry);
+    this.#write(`+ ${entry}\n`);
+  }
+
+  #remove(entry: string): void {
+    if (this.#guarded.delete(entry)) this.#write(`- ${entry}\n`);
   }
 
   #write(line: string): void {

@@ -12,6 +12,9 @@ export const exitCommand = 'cmd_router_to_child:exit\n';
 
 const statePrefix = 'cmd_child_to_router:state:';
 
+/** Real payloads are four deep. One of thousands of levels can be read, but `JSON.stringify` of it overflows the stack. */
+const maxPayloadDepth = 32;
+
 export type ChildMessage =
   | { readonly kind: 'loading'; readonly progress: LoadProgress | undefined }
   | { readonly kind: 'ready'; readonly info: ModelInfo | undefined }
@@ -73,9 +76,14 @@ function stateIn(
   } catch {
     return undefined;
   }
-  if (!isRecord(message)) return undefined;
+  if (!isRecord(message) || isDeeperThan(maxPayloadDepth, message)) return undefined;
   const { state, payload } = message;
   return { state, payload: isRecord(payload) ? payload : undefined };
+}
+
+function isDeeperThan(depth: number, value: unknown): boolean {
+  if (typeof value !== 'object' || value === null) return false;
+  return depth === 0 || Object.values(value).some((inner) => isDeeperThan(depth - 1, inner));
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -22,11 +22,15 @@ export type LoadProgress = Readonly<Record<string, unknown>>;
 
 /**
  * Why an instance was told to stop. The first reason is the one that is kept. `changed`: its model would be started
- * differently now; `removed`: its model is served no more.
+ * differently now; `removed`: its model is served no more; `hung`: it got nowhere with the requests it had.
  */
-export type StopReason = 'evicted' | 'unloaded' | 'changed' | 'removed' | 'shutdown' | 'load deadline';
+export type StopReason =
+  'evicted' | 'unloaded' | 'changed' | 'removed' | 'shutdown' | 'load deadline' | 'hung';
 
-/** How a run ended. A stop that was asked for is never a failure, however the child took it. */
+/** What made a run fail: memory ran out, it got nowhere and was ended for that, a signal that we did not send, or what its message tells. */
+export type FailureCause = 'out of memory' | 'hung' | 'signal' | 'other';
+
+/** How a run ended. A stop that was asked for is never a failure, however the child took it; that of a hung one is. */
 export type Outcome =
   | { readonly kind: 'stopped'; readonly reason: StopReason; readonly exitCode: number }
   | {
@@ -36,6 +40,7 @@ export type Outcome =
       readonly message: string;
       readonly exitCode: number;
       readonly lastLines: readonly string[];
+      readonly cause: FailureCause;
       readonly at: Date;
     };
 

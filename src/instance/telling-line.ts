@@ -19,3 +19,9 @@ export function tellingLine(lines: readonly string[]): string | undefined {
     lines.at(-1);
   return line?.replace(prefix, '').trim();
 }
+
+/** How a process failed, and what it said of that, where that is something else. */
+export function withLastWords(message: string, lines: readonly string[]): string {
+  const words = tellingLine(lines);
+  return words === undefined || message.includes(words) ? message : `${message}; it said: ${words}`;
+}

@@ -1,8 +1,10 @@
 import type { Readable } from 'node:stream';
 import { Client, type Dispatcher } from 'undici';
+import type { HangWatch } from './hang/hang-watch.js';
+import { isWork, WatchedHandler } from './hang/watched-handler.js';
 
-/** A child closes an idle connection after five seconds; ours are let go before that. Milliseconds. */
-const keepAliveMs = 4_000;
+/** A child closes an idle connection after five seconds; ours are let go long before that. Milliseconds. */
+const keepAliveMs = 2_500;
 const connectTimeoutMs = 10_000;
 
 /** Idle connections kept for the next request; more are closed. */
@@ -34,14 +36,19 @@ export class Upstream {
   readonly #origin: string;
   readonly #options: Client.Options;
   readonly #authorization: string;
-  readonly #idle: Client[] = [];
+  readonly #watch: HangWatch | undefined;
+  readonly #idle: { readonly client: Client; readonly usedAt: number }[] = [];
   readonly #busy = new Set<Client>();
   #posts = 0;
   readonly #onWorkEnd: (() => void)[] = [];
   #destroyed = false;
 
-  /** @param timeoutMs longest silence of the child, before and within an answer; 0 = no bound */
-  constructor(port: number, apiKey: string, timeoutMs: number) {
+  /**
+   * @param timeoutMs longest silence of the child, before and within an answer; 0 = no bound
+   * @param watch told of the work that goes to the child, and of what comes back
+   */
+  constructor(port: number, apiKey: string, timeoutMs: number, watch?: HangWatch) {
+    this.#watch = watch;
     this.#origin = `http://127.0.0.1:${port}`;
     this.#authorization = `Bearer ${apiKey}`;
     this.#options = {
@@ -69,17 +76,27 @@ export class Upstream {
       queueMicrotask(() => handler.onResponseError?.(noController, new Error('the child is gone')));
       return () => undefined;
     }
-    const client = this.#idle.pop() ?? new Client(this.#origin, this.#options);
+    const client = this.#takeIdle() ?? new Client(this.#origin, this.#options);
+    const usedAt = performance.now();
     this.#busy.add(client);
     if (method === 'POST') this.#posts += 1;
     if (withKey) headers.push('authorization', this.#authorization);
-    client.dispatch({ method, path, headers, body }, handler);
+    const watched = this.#watch && isWork(method, path) ? new WatchedHandler(handler, this.#watch) : handler;
+    client.dispatch({ method, path, headers, body }, watched);
     return (reusable) => {
       this.#busy.delete(client);
       if (method === 'POST') this.#endPost();
-      if (reusable && !this.#destroyed && this.#idle.length < maxIdle) this.#idle.push(client);
-      else void client.destroy();
+      if (reusable && !this.#destroyed && this.#idle.length < maxIdle) {
+        this.#idle.push({ client, usedAt });
+      } else {
+        void client.destroy();
+      }
     };
+  }
+
+  /** Number of POSTs in flight. */
+  get posts(): number {
+    return this.#posts;
   }
 
   /**
@@ -94,8 +111,21 @@ export class Upstream {
   /** Cuts every connection; requests in flight fail. */
   destroy(): void {
     this.#destroyed = true;
-    for (const client of [...this.#idle, ...this.#busy]) void client.destroy();
-    this.#idle.length = 0;
+    for (const { client } of this.#idle.splice(0)) void client.destroy();
+    for (const client of this.#busy) void client.destroy();
+  }
+
+  /**
+   * A connection that its child cannot have closed yet. To a process that is busy the news of that comes late, as do timers
+   * and answers: the clock is asked when the last request went out, which was before the child began to be idle. A request
+   * on a connection that is closed would be lost.
+   */
+  #takeIdle(): Client | undefined {
+    for (let idle = this.#idle.pop(); idle !== undefined; idle = this.#idle.pop()) {
+      if (performance.now() - idle.usedAt < keepAliveMs) return idle.client;
+      void idle.client.destroy();
+    }
+    return undefined;
   }
 
   #endPost(): void {

@@ -1,6 +1,7 @@
 import { appCommand } from '../config/app-command.js';
 import type { Option, OptionTable } from '../config/option-table.js';
 import { renderArgs, renderPreset, withoutKeys } from '../config/render-options.js';
+import { isSecret, withoutSecret } from '../config/secret-options.js';
 import type { Model } from './model.js';
 
 /** Children are reached over loopback only. */
@@ -37,16 +38,10 @@ export function modelPreset(model: Model, table: OptionTable): string {
   return renderPreset(model.id, withoutKeys(model.options, new Set([tags])));
 }
 
-/**
- * Of no use to whoever may ask for a model: the key to everything its owner has on the hub, and definitions of MCP
- * servers, which hold the keys to those.
- */
-const SECRET_KEYS: ReadonlySet<string> = new Set(['hf-token', 'mcp-servers-json']);
-
 /** The model with `***` for the values that no list may show. */
 export function withoutSecrets(model: Model): Model {
   const options = [...model.options].map(
-    ([option, text]) => [option, SECRET_KEYS.has(option.key) ? '***' : text] as const,
+    ([option, text]) => [option, withoutSecret(option.key, text)] as const,
   );
   return { ...model, options: new Map(options) };
 }
@@ -59,13 +54,12 @@ export function secretsApart(model: Model): {
   readonly model: Model;
   readonly environment: Readonly<Record<string, string>>;
 } {
-  const isApart = ({ key, env }: Option): boolean => SECRET_KEYS.has(key) && env !== undefined;
+  const isApart = ([{ key, env }, text]: readonly [Option, string]): boolean =>
+    env !== undefined && isSecret(key, text);
   const options = [...model.options];
-  const apart = options.flatMap(([option, text]) =>
-    isApart(option) ? [[option.env ?? '', text] as const] : [],
-  );
+  const apart = options.filter(isApart).map(([option, text]) => [option.env ?? '', text] as const);
   return {
-    model: { ...model, options: new Map(options.filter(([option]) => !isApart(option))) },
+    model: { ...model, options: new Map(options.filter((entry) => !isApart(entry))) },
     environment: Object.fromEntries(apart),
   };
 }

@@ -45,8 +45,8 @@ export interface Catalog {
 export function buildCatalog(sources: CatalogSources): Catalog {
   const scans = [sources.cache, ...sources.flatCaches, ...sources.modelsDirs];
   // A directory that is both caches may be complained of twice.
-  const warnings = [...new Set(scans.flatMap((scan) => scan.warnings))];
-  warnings.push(...sources.preset.warnings);
+  const ofScans = new Set(scans.flatMap((scan) => scan.warnings));
+  const warnings = [...ofScans, ...sources.preset.warnings];
   const read = optionReader(sources.table);
   const flatModels = byIdAndAlias(sources.flatCaches);
   const found = findModels(sources, read, warnings);

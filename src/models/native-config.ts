@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { isTruthy, type Option, type OptionTable } from '../config/option-table.js';
 import { NO_CONFIG, type NativeConfig, type Source } from '../config/setting-source.js';
@@ -76,6 +76,9 @@ function configFiles({ XDG_CONFIG_HOME: config, HOME: home }: NodeJS.ProcessEnv)
 
 async function readIfThere(file: string): Promise<Buffer | undefined> {
   try {
+    const stats = await stat(file);
+    // Each process would wait for a pipe's text, and only one of them would get it.
+    if (!stats.isFile() && !stats.isDirectory()) throw new Error('it is no regular file');
     return await readFile(file);
   } catch (error) {
     const code = failureCode(error);

@@ -9,6 +9,9 @@ const namedOfMore = 5;
 /** A model whose files are touched again and again is said to have changed this often. */
 const sayAgainAfterMs = 60_000;
 
+/** Reasons to stop a model that lie in itself. */
+const faults: ReadonlySet<string> = new Set(['hung', 'load deadline']);
+
 /** Writes what happens to models into the log. */
 export function logEvents(events: EventBus, log: Logger): void {
   const changes = new CatalogLog(log);
@@ -31,13 +34,17 @@ export function logEvents(events: EventBus, log: Logger): void {
         else log.info({ model: event.model, reason: event.reason }, type);
         return;
       case 'model.queued':
+      case 'model.retrying':
       case 'model.loading':
       case 'model.sleeping':
       case 'model.awake':
-      case 'model.stopping':
       case 'download.started':
       case 'download.finished':
         log.info(fields, type);
+        return;
+      case 'model.stopping':
+        if (faults.has(event.reason)) log.warn(fields, type);
+        else log.info(fields, type);
         return;
       case 'model.removed': {
         const { model, files } = event;

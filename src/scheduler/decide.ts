@@ -30,6 +30,8 @@ export interface Snapshot {
   readonly queue: readonly QueueView[];
   /** What the last decision held. */
   readonly held: readonly string[];
+  /** Models whose load has run out of memory, and that start once what was stopped for them is gone. */
+  readonly cramped: ReadonlySet<string>;
   readonly now: number;
   /** How long traffic to loaded models may hold up a queued one. Milliseconds. */
   readonly fairAfter: number;
@@ -51,7 +53,8 @@ export interface Decision {
  * The queue is walked in order of arrival. What each entry whose model is not there yet gets:
  *
  * 1. Its instance is loading, or draining: it waits for that.
- * 2. A slot is free, and no instance of its own is still stopping: it starts.
+ * 2. A slot is free, and no instance of its own is still stopping: it starts; after a load that ran out of memory not
+ *    before what was stopped for it is gone, with its memory; its slot is kept for it.
  * 3. An instance is stopping, its slot not yet promised to an entry before it: it waits for that. (One that is
  *    draining promises nothing: a long drain must not keep a model from a slot that an idle one can give.)
  * 4. There is a victim: the least recently used ready instance without leases that nobody waits for. One that is
@@ -66,7 +69,7 @@ export interface Decision {
  * Never more instances than the limit, since only a free slot starts one; never a victim with leases; loading
  * instances are never victims.
  */
-export function decide({ limit, instances, queue, held, now, fairAfter }: Snapshot): Decision {
+export function decide({ limit, instances, queue, held, cramped, now, fairAfter }: Snapshot): Decision {
   const byModel = new Map(instances.map((instance) => [instance.model, instance]));
   const placeInQueue = new Map(queue.map((entry, place) => [entry.model, place]));
   const placeInHeld = new Map(held.map((model, place) => [model, place]));
@@ -90,6 +93,12 @@ export function decide({ limit, instances, queue, held, now, fairAfter }: Snapsh
       (placeInQueue.get(model) ?? Number.POSITIVE_INFINITY) > place;
     const own = byModel.get(entry.model);
     if (own !== undefined && own.phase !== 'stopping') return; // 1, 7
+    if (own === undefined && cramped.has(entry.model)) {
+      if (free > 0)
+        free -= 1; // 2
+      else freeing -= 1;
+      return;
+    }
     if (free > 0 && own === undefined) {
       start.push(entry.model); // 2
       free -= 1;

@@ -4,12 +4,18 @@ import type { InstanceView } from './decide.js';
 /** What the scheduler notes about one instance. */
 export interface Running {
   readonly instance: Instance;
+  /** Milliseconds, monotonic. */
+  readonly startedAt: number;
   leases: number;
+  /** How many of them only look, and count for nothing in `--in-flight-max`. */
+  looks: number;
   /** End of its last request, or its becoming ready. Milliseconds, monotonic. */
   lastUsed: number;
   /** Undefined until it is ready. */
   readySince: number | undefined;
   draining: Draining | undefined;
+  /** Whether it was started for somebody who asked for the load itself. */
+  readonly isAskedFor: boolean;
 }
 
 /** Takes no new leases, and stops when the last one has ended; an explicit unload gives them a time for that. */

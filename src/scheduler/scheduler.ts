@@ -1,6 +1,7 @@
 import { RouterError } from '../errors.js';
 import type { EventBus } from '../events/events.js';
 import type { Instance } from '../instance/instance.js';
+import type { LeftBehind } from '../instance/left-behind.js';
 import { statusWord, type LoadProgress, type ModelInfo, type Outcome } from '../instance/state.js';
 import type { Upstream } from '../instance/upstream.js';
 import { decide } from './decide.js';
@@ -14,6 +15,8 @@ import {
   shuttingDown,
   stillChanging,
 } from './refusals.js';
+import { RestartBudget } from './restart-budget.js';
+import { restartPaused } from './restart-refusal.js';
 import {
   isLoading,
   isStopped,
@@ -26,7 +29,9 @@ import {
 } from './running.js';
 
 export type { Outcome } from '../instance/state.js';
-export { tellingLine } from '../instance/telling-line.js';
+export { shuttingDown } from './refusals.js';
+export { isWork } from '../instance/hang/watched-handler.js';
+export { withLastWords } from '../instance/telling-line.js';
 export type { Upstream, UpstreamRequest } from '../instance/upstream.js';
 
 export interface SchedulerOptions {
@@ -35,6 +40,9 @@ export interface SchedulerOptions {
   readonly queueMax: number;
   readonly queueTimeoutMs: number;
   readonly fairAfterMs: number;
+  readonly loadTimeoutMs: number;
+  /** Requests that one instance answers at once; more wait in line. 0 = no bound. */
+  readonly inFlightMax: number;
   /** How long an explicit unload waits for requests in flight. */
   readonly drainTimeoutMs: number;
 }
@@ -57,6 +65,8 @@ export interface SchedulerEffects {
 export interface Lease {
   readonly model: string;
   readonly upstream: Upstream;
+  /** An answer of its instance has been whole: whatever failed before is a thing of the past. */
+  readonly succeeded: () => void;
   /** Ends the hold; more than once is the same as once. A `look` does not make its model more recently used. */
   readonly release: (purpose: 'use' | 'look') => void;
   /** How the instance ended, or why it is being stopped, when that is so within `ms`; undefined when it goes on. */
@@ -81,6 +91,31 @@ export interface ModelStatus {
   readonly stopping: boolean;
   /** How its last run ended, when none is going on. */
   readonly outcome: Outcome | undefined;
+  /** Failures in a row that are not forgotten yet. */
+  readonly failures: number;
+  /** When requests may start it again, because it has failed again and again; undefined when they may now. */
+  readonly retryAt: Date | undefined;
+  /** Processes of earlier runs that could not be killed and are still there, the oldest first. */
+  readonly leftBehind: readonly Pick<LeftBehind, 'pid' | 'since'>[];
+}
+
+/** A run that has lasted so long is no failure of its start. Milliseconds. */
+const provenAfterMs = 60_000;
+
+/** Failures that are so far apart have nothing to do with each other. Milliseconds. */
+const forgetAfterMs = 600_000;
+
+const noModels: ReadonlySet<string> = new Set();
+
+/** Models that a refusal names. */
+const namedHolders = 8;
+
+/** A load that has failed and is tried once more. */
+interface Retry {
+  /** Models that were stopped for it, because it ran out of memory: that is done once, whatever it fails by after that. */
+  readonly evicted: readonly string[];
+  /** What has to be gone before: these, and what was stopping then. */
+  readonly clearing: readonly Instance[];
 }
 
 interface Past {
@@ -88,6 +123,8 @@ interface Past {
   readonly lastUsed: Date | undefined;
   /** Undefined when the model has changed since: it says nothing about what would be started now. */
   readonly outcome: Outcome | undefined;
+  /** For how long it was loading, in all its runs. Milliseconds. */
+  readonly loadingMs: number;
 }
 
 /**
@@ -101,6 +138,12 @@ export class Scheduler {
   readonly #running = new Map<string, Running>();
   readonly #past = new Map<string, Past>();
   readonly #queue: WaitQueue<Lease | undefined>;
+  readonly #budget: RestartBudget;
+  readonly #leftBehind = new Map<string, Set<LeftBehind>>();
+  /** Models whose load is tried once more. */
+  readonly #retries = new Map<string, Retry>();
+  /** Models that ran out of memory also without these others, until something else is known of them. */
+  readonly #misfits = new Map<string, ReadonlySet<string>>();
   /** Models that take no request until they are gone or given back, and what requests are told. */
   readonly #withdrawn = new Map<string, RouterError>();
   /** Models whose instances take no new leases, so that they become idle for models that are starving. */
@@ -114,6 +157,8 @@ export class Scheduler {
   constructor(options: SchedulerOptions, effects: SchedulerEffects) {
     this.#options = options;
     this.#effects = effects;
+    // A model that never gets ready in time fails that far apart.
+    this.#budget = new RestartBudget({ windowMs: forgetAfterMs + options.loadTimeoutMs });
     this.#queue = new WaitQueue({
       maxWaiters: options.queueMax,
       limitOf: (model, since) => this.#limitOf(model, since),
@@ -125,13 +170,14 @@ export class Scheduler {
    * A lease on the model's instance when that can take requests now.
    *
    * @param wake whether one that sleeps will do, which the request then wakes
+   * @param look whether it asks for no work, and need not wait until there is less of that
    */
-  tryAcquire(model: string, { wake }: { wake: boolean }): Lease | undefined {
+  tryAcquire(model: string, { wake, look = false }: { wake: boolean; look?: boolean }): Lease | undefined {
     if (this.#closed) return undefined;
     const running = this.#running.get(model);
-    if (!running || !this.#canServe(running)) return undefined;
+    if (!running || !this.#canServe(running) || (!look && this.#roomIn(running) <= 0)) return undefined;
     if (!wake && running.instance.state.name === 'sleeping') return undefined;
-    return this.#lease(running);
+    return this.#lease(running, { look });
   }
 
   /**
@@ -141,7 +187,7 @@ export class Scheduler {
   tryAttach(model: string): Lease | undefined {
     const running = this.#running.get(model);
     if (!running || isStopped(running) || running.instance.upstream === undefined) return undefined;
-    return this.#lease(running);
+    return this.#lease(running, { look: true });
   }
 
   /**
@@ -150,37 +196,40 @@ export class Scheduler {
    * @param signal aborted when the client leaves; it then waits no more, and what nobody waits for is not loaded
    * @param autoload whether a model that is not running is loaded; a running or loading one is waited for anyway
    * @param wake whether one that sleeps is woken; without it and without `autoload` it counts as not loaded
+   * @param look whether it asks for no work, and need not wait until there is less of that
    * @throws RouterError model_not_loaded, queue_full, queue_timeout, model_changing, load_failed, client_gone,
    * shutting_down, and the refusal of a model that is not served any more
    */
   async acquire(
     model: string,
     signal: AbortSignal,
-    { autoload, wake }: { autoload: boolean; wake: boolean },
+    { autoload, wake, look = false }: { autoload: boolean; wake: boolean; look?: boolean },
   ): Promise<Lease> {
     if (this.#closed) throw shuttingDown();
-    const atOnce = this.tryAcquire(model, { wake: wake || autoload });
+    const atOnce = this.tryAcquire(model, { wake: wake || autoload, look });
     if (atOnce) return atOnce;
     const running = this.#running.get(model);
     const isThere = running && !isStopping(running) && (wake || running.instance.state.name !== 'sleeping');
     if (!autoload && !isThere) {
       throw notLoaded(model);
     }
-    const lease = await this.#waitInLine(model, autoload ? 'lease' : 'look', signal);
+    const lease = await this.#waitInLine(model, autoload ? 'lease' : 'look', signal, look);
     return lease ?? never(`a waiter for a lease on ${model} was served without one`);
   }
 
   /**
    * Loads the model without a request for it; in the same queue as requests. Settles when its child is spawned.
    *
+   * @param anew whether it is tried at once although it has failed again and again: somebody asks for that
    * @throws RouterError model_already_running, and what `acquire` throws
    */
-  async load(model: string, signal: AbortSignal): Promise<void> {
+  async load(model: string, signal: AbortSignal, { anew } = { anew: true }): Promise<void> {
     if (this.#closed) throw shuttingDown();
     const running = this.#running.get(model);
     if (running && !isStopping(running)) {
       throw new RouterError('model_already_running', 'model is already running', { model });
     }
+    if (anew) this.#forgive(model);
     await this.#waitInLine(model, 'load', signal);
     await this.#running.get(model)?.instance.spawned;
   }
@@ -194,6 +243,12 @@ export class Scheduler {
    */
   unload(model: string, { force }: { force: boolean } = { force: false }): void {
     const running = this.#running.get(model);
+    if (!running && this.#retries.delete(model)) {
+      // It was about to be loaded once more.
+      this.#queue.refuse(model, notRunning(model));
+      this.#tick();
+      return;
+    }
     if (!running) throw new RouterError('model_not_running', 'model is not running', { model });
     if (isStopped(running) || (running.draining?.reason === 'unloaded' && !force)) return;
     // Those who wait for this very load are told; a request that comes later loads it again.
@@ -238,9 +293,13 @@ export class Scheduler {
       const refusal = this.#effects.refusal(model);
       if (refusal) this.#queue.refuse(model, refusal);
     }
+    for (const model of changed) this.#forgive(model);
     for (const [model, past] of this.#past) {
       if (changed.has(model)) this.#past.set(model, { ...past, outcome: undefined });
-      else if (this.#effects.refusal(model)?.code === 'model_unknown') this.#past.delete(model);
+      else if (this.#effects.refusal(model)?.code === 'model_unknown') {
+        this.#past.delete(model);
+        this.#forgive(model);
+      }
     }
     const all = [...this.#running.values()];
     // All are marked before the first one stops: a stop brings a decision, and that must know which are outdated.
@@ -252,8 +311,14 @@ export class Scheduler {
   status(model: string): ModelStatus {
     const running = this.#running.get(model);
     const waiting = this.#queue.waitersFor(model);
+    const pauseMs = this.pauseMs(model);
+    const left = this.#leftBehind.get(model);
+    const past = {
+      failures: this.#budget.failuresOf(model),
+      retryAt: pauseMs === 0 ? undefined : new Date(Date.now() + pauseMs),
+      leftBehind: left === undefined ? [] : [...left],
+    };
     if (!running) {
-      const past = this.#past.get(model);
       const none = {
         progress: undefined,
         info: undefined,
@@ -262,8 +327,8 @@ export class Scheduler {
         changing: false,
         stopping: false,
       };
-      const { port = 0, outcome, lastUsed } = past ?? {};
-      return { value: 'unloaded', port, ...none, waiting, lastUsed, outcome };
+      const { port = 0, outcome, lastUsed } = this.#past.get(model) ?? {};
+      return { value: 'unloaded', port, ...none, waiting, lastUsed, outcome, ...past };
     }
     const { state, port, pid } = running.instance;
     return {
@@ -278,7 +343,22 @@ export class Scheduler {
       stopping: isStopping(running),
       lastUsed: wallTimeOf(running),
       outcome: undefined,
+      ...past,
     };
+  }
+
+  /** End of its last request in this run; undefined before the first, and for a model that does not run. */
+  usedAt(model: string): Date | undefined {
+    const running = this.#running.get(model);
+    return running && running.lastUsed !== running.readySince ? wallTimeOf(running) : undefined;
+  }
+
+  /** For how long the model has been loading, all its loads together: what passes while one waits for it is its load. */
+  loadingMs(model: string): number {
+    const pastMs = this.#past.get(model)?.loadingMs ?? 0;
+    const running = this.#running.get(model);
+    if (!running) return pastMs;
+    return pastMs + (running.readySince ?? performance.now()) - running.startedAt;
   }
 
   /** The processes that run. */
@@ -286,11 +366,28 @@ export class Scheduler {
     return Array.from(this.#running.values(), ({ instance }) => instance.pid ?? []).flat();
   }
 
+  /** Slots that are taken, or will be by models that are waited for. */
+  get slotsTaken(): number {
+    const waitedFor = this.#queue.entries().filter(({ model }) => !this.#running.has(model));
+    return this.#running.size + waitedFor.length;
+  }
+
   /** Requests holding a lease. */
   get inFlight(): number {
     let sum = 0;
     for (const { leases } of this.#running.values()) sum += leases;
     return sum;
+  }
+
+  /** The models that are answering requests, and how many. */
+  get busy(): readonly { readonly model: string; readonly inFlight: number }[] {
+    const all = Array.from(this.#running, ([model, { leases }]) => ({ model, inFlight: leases }));
+    return all.filter(({ inFlight }) => inFlight > 0);
+  }
+
+  /** Whether no request is taken any more. */
+  get isClosed(): boolean {
+    return this.#closed;
   }
 
   /** Requests waiting for one. */
@@ -330,12 +427,14 @@ export class Scheduler {
     for (const { instance } of this.#running.values()) instance.kill();
   }
 
-  #waitInLine(model: string, kind: WaitKind, signal: AbortSignal): Promise<Lease | undefined> {
+  #waitInLine(model: string, kind: WaitKind, signal: AbortSignal, look = false): Promise<Lease | undefined> {
     // The catalog may have changed since the request's model was looked up.
     const refusal = this.#withdrawn.get(model) ?? this.#effects.refusal(model);
     if (refusal) throw refusal;
+    const pause = this.#running.has(model) ? undefined : this.#budget.pauseOf(model);
+    if (pause) throw restartPaused(model, pause);
     const waitersBefore = this.#queue.waitersFor(model);
-    const served = this.#queue.join(model, kind, signal);
+    const served = this.#queue.join(model, kind, signal, { isCounted: !look });
     if (waitersBefore === 0 && this.#queue.waitersFor(model) === 1) {
       this.#effects.events.emit({ type: 'model.queued', model, position: this.#queue.entries().length });
     }
@@ -351,10 +450,29 @@ export class Scheduler {
     const { fairAfterMs, queueTimeoutMs } = this.#options;
     const running = this.#running.get(model);
     if (running && isLoading(running)) return undefined;
-    const inLine = { at: since + queueTimeoutMs, refusal: () => queueTimeout(model, queueTimeoutMs) };
+    const inLine = {
+      at: since + queueTimeoutMs,
+      refusal: () => queueTimeout(model, queueTimeoutMs, this.#whatIsBusy(model)),
+    };
     if (running?.draining?.reason !== 'changed' || isStopped(running)) return inLine;
     const at = Math.max(since, running.draining.since) + fairAfterMs;
     return at <= inLine.at ? { at, refusal: () => stillChanging(model, fairAfterMs) } : inLine;
+  }
+
+  /** What kept a model's requests waiting, for who is told that they waited too long. */
+  #whatIsBusy(model: string): string {
+    const own = this.#running.get(model);
+    if (own?.readySince !== undefined && !isStopping(own)) {
+      return this.#held.includes(model)
+        ? `it takes no new requests, ${own.leases} in flight, until it has made room for one that waits longer (--fair-after)`
+        : `it was busy all the time, with ${own.leases} in flight (--in-flight-max)`;
+    }
+    const holders = Array.from(this.#running, ([id, { leases, instance }]) => {
+      return `${id} (${leases > 0 ? `${leases} in flight` : instance.state.name})`;
+    });
+    const named = holders.slice(0, namedHolders).join(', ');
+    const more = holders.length > namedHolders ? ` and ${holders.length - namedHolders} more` : '';
+    return `no slot became free, which are held by ${named}${more}`;
   }
 
   /** An instance that is not what would be started now takes no new requests; one that is so again does. */
@@ -389,6 +507,10 @@ export class Scheduler {
 
   #decideAndAct(): void {
     clearTimeout(this.#fairnessTimer);
+    for (const model of this.#retries.keys()) {
+      // Nobody waits for its second try any more.
+      if (!this.#running.has(model) && !this.#queue.isWanted(model)) this.#retries.delete(model);
+    }
     if (this.#closed || this.#queue.size === 0) {
       this.#held = [];
       return;
@@ -399,19 +521,31 @@ export class Scheduler {
       instances: Array.from(this.#running, ([model, running]) => view(model, running)),
       queue: this.#queue.entries(),
       held: this.#held,
+      cramped: this.#retries.size === 0 ? noModels : this.#notCleared(),
       now,
       fairAfter: this.#options.fairAfterMs,
     });
     this.#held = hold;
+    let served = 0;
     for (const model of admit) {
       const running = this.#running.get(model);
-      if (running) this.#queue.serve(model, () => this.#lease(running));
+      const leaseFor = ({ isCounted }: { isCounted: boolean }): Lease | undefined =>
+        running && this.#lease(running, { look: !isCounted });
+      if (running) served += this.#queue.serve(model, leaseFor, this.#roomIn(running));
     }
     // What was admitted is busy now: whether it is to be held for one that is starving already is a new question.
-    if (admit.length > 0) this.#tick();
+    if (served > 0) this.#tick();
     for (const model of stop) this.#running.get(model)?.instance.stop('evicted');
     for (const model of start) this.#start(model);
     this.#armFairness(now);
+  }
+
+  /** The models for which there is still something to go. */
+  #notCleared(): ReadonlySet<string> {
+    const waiting = [...this.#retries].filter(([, { clearing }]) =>
+      clearing.some(({ state }) => state.name !== 'exited'),
+    );
+    return new Set(waiting.map(([model]) => model));
   }
 
   /** Looks again when the next entry has waited long enough to starve. */
@@ -433,14 +567,17 @@ export class Scheduler {
       this.#tick();
       return;
     }
+    const startedAt = performance.now();
     this.#running.set(model, {
       instance,
+      startedAt,
       leases: 0,
-      lastUsed: performance.now(),
+      looks: 0,
+      lastUsed: startedAt,
       readySince: undefined,
       draining: undefined,
+      isAskedFor: this.#queue.serveLoads(model, () => undefined) > 0,
     });
-    this.#queue.serveLoads(model, () => undefined);
   }
 
   #onChange(instance: Instance): void {
@@ -454,7 +591,11 @@ export class Scheduler {
       case 'waking':
         return;
       case 'ready':
+        // With --in-flight-max not all who have waited for the load are served now.
+        if (running.readySince === undefined) this.#queue.boundAnew(model);
         running.readySince ??= running.lastUsed = performance.now();
+        this.#retries.delete(model);
+        this.#misfits.delete(model);
         break;
       case 'stopping':
         // Whoever waits for a load that took too long hears of that when the child's last words are known.
@@ -464,19 +605,114 @@ export class Scheduler {
         break;
       case 'exited':
         stopTimer(running);
-        this.#running.delete(model);
         this.#past.set(model, {
+          loadingMs: this.loadingMs(model),
           port: instance.port,
           lastUsed: wallTimeOf(running),
           outcome: this.#effects.standing(instance) === 'current' ? state.outcome : undefined,
         });
-        if (state.outcome.kind === 'failed' && state.outcome.phase === 'loading') {
-          this.#queue.refuse(model, loadFailed(model, state.outcome));
-        }
+        this.#running.delete(model);
+        for (const left of instance.leftBehind) this.#noteLeftBehind(model, left);
+        if (state.outcome.kind === 'failed') this.#onFailure(running, state.outcome);
         this.#queue.refuseLooks(model, notLoaded(model));
         break;
     }
     this.#tick();
+  }
+
+  #noteLeftBehind(model: string, left: LeftBehind): void {
+    const all = this.#leftBehind.get(model) ?? new Set();
+    this.#leftBehind.set(model, all.add(left));
+    void left.gone.then(() => {
+      all.delete(left);
+      if (all.size === 0) this.#leftBehind.delete(model);
+    });
+  }
+
+  /** Who waits for a load that fails is refused, and who waits for one that keeps crashing: it pauses now. */
+  #onFailure(running: Running, outcome: Outcome & { kind: 'failed' }): void {
+    const { instance, readySince } = running;
+    const model = instance.modelId;
+    const hasLasted = readySince !== undefined && performance.now() - readySince >= provenAfterMs;
+    if (hasLasted) this.#budget.succeeded(model);
+    const isMisfit = outcome.phase === 'loading' && outcome.cause === 'out of memory';
+    if (isMisfit && this.#makeRoomFor(running, outcome)) {
+      this.#queue.boundAnew(model);
+      return;
+    }
+    const evicted = this.#retries.get(model)?.evicted ?? [];
+    this.#retries.delete(model);
+    const isOutdated = this.#past.get(model)?.outcome === undefined;
+    if (isMisfit && evicted.length > 0 && !isOutdated) {
+      this.#misfits.set(model, new Set([...(this.#misfits.get(model) ?? []), ...evicted]));
+    }
+    const pause = isOutdated ? undefined : this.#budget.failed(model, outcome);
+    if (outcome.phase === 'running') {
+      if (pause) this.#queue.refuse(model, restartPaused(model, pause));
+      return;
+    }
+    // What was killed, or crashed, may have met with something of the moment; a second time in a row brings a pause.
+    if (outcome.cause === 'signal' && !pause && this.#isStillWanted(running)) {
+      this.#retries.set(model, { evicted, clearing: [] });
+      this.#queue.boundAnew(model);
+      this.#effects.events.emit({ type: 'model.retrying', model, reason: outcome.message, evicted: [] });
+      return;
+    }
+    const without = [...(this.#misfits.get(model) ?? evicted)];
+    this.#queue.refuse(model, loadFailed(model, outcome, { pauseMs: pause?.leftMs, without }));
+  }
+
+  /**
+   * Whether anybody wants the load that has failed. One that was asked for itself has been answered when its child was
+   * started: nobody waits for it, and it is wanted still.
+   */
+  #isStillWanted({ instance: { modelId }, isAskedFor }: Running): boolean {
+    if (this.#closed) return false;
+    if (isAskedFor && !this.#queue.isWanted(modelId)) {
+      this.#queue.join(modelId, 'load', new AbortController().signal).catch(() => undefined);
+    }
+    return this.#queue.isWanted(modelId);
+  }
+
+  /**
+   * Stops what is idle, so that a load that has run out of memory can be tried once more.
+   *
+   * @returns whether it will be: not when that was done before, not when nobody wants it any more, and not when nothing is idle but
+   * what it did not fit without before
+   */
+  #makeRoomFor(running: Running, { message }: Outcome & { kind: 'failed' }): boolean {
+    const model = running.instance.modelId;
+    if ((this.#retries.get(model)?.evicted.length ?? 0) > 0) return false;
+    const all = [...this.#running.values()];
+    const idle = all.filter(
+      (other) => other.leases === 0 && other.readySince !== undefined && !isStopping(other),
+    );
+    const evicted = idle.map(({ instance }) => instance.modelId);
+    const known = this.#misfits.get(model);
+    if (evicted.every((id) => known?.has(id))) return false;
+    if (!this.#isStillWanted(running)) return false;
+    const clearing = all.filter((other) => idle.includes(other) || isStopped(other));
+    this.#retries.set(model, { evicted, clearing: clearing.map(({ instance }) => instance) });
+    this.#effects.events.emit({ type: 'model.retrying', model, reason: message, evicted });
+    for (const { instance } of idle) instance.stop('evicted');
+    return true;
+  }
+
+  /** Whatever failed before: it is another model now, or gone, or somebody wants it to be tried at once. */
+  #forgive(model: string): void {
+    this.#budget.reset(model);
+    this.#misfits.delete(model);
+  }
+
+  /** For how long the model is not started again by requests, because it has failed again and again. Milliseconds. */
+  pauseMs(model: string): number {
+    return this.#budget.pauseOf(model)?.leftMs ?? 0;
+  }
+
+  /** How many more requests it may answer. */
+  #roomIn({ leases, looks }: Running): number {
+    const { inFlightMax } = this.#options;
+    return inFlightMax === 0 ? Number.POSITIVE_INFINITY : Math.max(0, inFlightMax - (leases - looks));
   }
 
   #canServe(running: Running): boolean {
@@ -486,21 +722,25 @@ export class Scheduler {
     return name === 'ready' || name === 'sleeping' || name === 'waking';
   }
 
-  #lease(running: Running): Lease {
+  #lease(running: Running, { look } = { look: false }): Lease {
     const { instance } = running;
     const upstream = instance.upstream ?? never(`${instance.modelId} is ready without connections`);
     running.leases += 1;
+    if (look) running.looks += 1;
     let released = false;
     return {
       model: instance.modelId,
       upstream,
+      succeeded: () => this.#budget.succeeded(instance.modelId),
       release: (purpose) => {
         if (released) return;
         released = true;
+        if (look) running.looks -= 1;
         this.#release(running, purpose);
       },
       outcomeWithin: async (ms) => {
-        const { state } = instance;
+        const { state, failureInProgress } = instance;
+        if (failureInProgress) return failureInProgress;
         if (state.name === 'stopping') return { kind: 'stopped', reason: state.reason, exitCode: 0 };
         let timer: NodeJS.Timeout | undefined;
         const patience = new Promise<undefined>(
@@ -508,7 +748,8 @@ export class Scheduler {
         );
         const outcome = await Promise.race([instance.exited, patience]);
         clearTimeout(timer);
-        return outcome;
+        // Its end is certain then, and near.
+        return outcome ?? (instance.hasDied ? await instance.exited : undefined);
       },
     };
   }
@@ -516,7 +757,11 @@ export class Scheduler {
   #release(running: Running, purpose: 'use' | 'look'): void {
     running.leases -= 1;
     if (purpose === 'use') running.lastUsed = performance.now();
-    if (running.leases > 0) return;
+    if (running.leases > 0) {
+      const { modelId } = running.instance;
+      if (this.#roomIn(running) === 1 && this.#queue.waitersFor(modelId) > 0) this.#tick();
+      return;
+    }
     stopIfDrained(running);
     if (this.#queue.size > 0) this.#tick();
     if (this.#onIdle && this.inFlight === 0) this.#onIdle();

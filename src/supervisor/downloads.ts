@@ -119,7 +119,7 @@ export class Downloads implements DownloadsApi {
     }
     if (this.#asking.size + this.#running.size >= maxDownloads) {
       const message = `${maxDownloads} downloads go on already; try again when one of them has ended`;
-      throw new RouterError('too_many_downloads', message, { model: name, retryAfterS: 30 });
+      throw new RouterError('too_many_downloads', message, { model: name });
     }
     // 2. What the hub says. The name is taken meanwhile.
     const cancel = new AbortController();
@@ -440,7 +440,7 @@ function modelExists(name: string): RouterError {
 }
 
 function shuttingDown(): RouterError {
-  return new RouterError('shutting_down', 'the server is shutting down', { retryAfterS: 5 });
+  return new RouterError('shutting_down', 'the server is shutting down');
 }
 
 function cancelledEarly(name: string): RouterError {

@@ -5,7 +5,9 @@ import type { EventBus } from '../events/events.js';
 import { findModel, unknownModel } from '../http/find-model.js';
 import type { LaunchDescription } from '../http/model-entry.js';
 import { childEnvironment } from '../instance/child-environment.js';
+import type { NvidiaSmi } from '../instance/hang/nvidia-evidence.js';
 import { Instance } from '../instance/instance.js';
+import type { KernelKills } from '../instance/kernel-kills.js';
 import type { OrphanGuard } from '../instance/orphan-guard.js';
 import { modelArgs, modelPreset, secretsApart, withoutSecrets } from '../models/argv.js';
 import type { Catalog } from '../models/catalog.js';
@@ -26,6 +28,8 @@ export interface LauncherOptions {
   readonly guard: OrphanGuard;
   readonly events: EventBus;
   readonly log: Logger;
+  readonly kernelKills: KernelKills;
+  readonly nvidiaSmi: NvidiaSmi;
 }
 
 /** How models of the catalog become instances: the one place where the two meet. */
@@ -49,6 +53,7 @@ export class Launcher {
    */
   launch(id: string, onChange: (instance: Instance) => void): Instance {
     const { binary, facts, env, settings, catalog, startDelayMs, guard, events, log } = this.#options;
+    const { kernelKills, nvidiaSmi } = this.#options;
     const model = modelOf(catalog(), id);
     const { model: plain, environment } = secretsApart(model);
     const spec = {
@@ -60,8 +65,9 @@ export class Launcher {
       loadTimeoutMs: settings.loadTimeoutMs,
       stopTimeoutMs: model.stopTimeoutMs,
       silenceTimeoutMs: settings.timeoutMs,
+      hangTimeoutMs: settings.hangTimeoutMs,
     };
-    const instance = new Instance(spec, { guard, events, log }, onChange);
+    const instance = new Instance(spec, { guard, events, log, kernelKills, nvidiaSmi }, onChange);
     this.#launched.set(instance, model);
     this.#lastForms.set(id, model);
     return instance;

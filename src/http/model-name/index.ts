@@ -9,6 +9,8 @@ export interface ModelScanner {
   push(chunk: Buffer): void;
   /** The answer, once the whole body has been pushed. */
   end(): ModelName;
+  /** Whether the body asks for its answer as a stream of events; of forms that is not known. */
+  readonly asksForStream: boolean;
 }
 
 /**

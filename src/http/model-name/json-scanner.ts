@@ -49,6 +49,8 @@ const KEY_STRING = 2;
 const NAME_STRING = 3;
 
 const MODEL_KEY = Buffer.from('model');
+const STREAM_KEY = Buffer.from('stream');
+const LETTER_T = 0x74; // as `true` begins
 // Every letter of "model" may be written as \uXXXX.
 const MAX_MODEL_KEY_BYTES = MODEL_KEY.length * 6;
 /** The longest model name that is read, in bytes as they stand in the body. */
@@ -72,11 +74,15 @@ const NO_BYTES = Buffer.alloc(0);
  *
  * Not every malformed body is recognised, since the child parses it anyway: the insides of nested values
  * and of strings other than the name are skipped. What is incomplete always is.
+ *
+ * On the way it notes whether the member `stream` is true, when its key is written without escapes.
  */
 export class JsonModelScanner {
   private expected = VALUE;
   private inObject = false;
   private keyIsModel = false;
+  private keyIsStream = false;
+  private streams = false;
   private name = '';
   private problem = '';
 
@@ -112,6 +118,11 @@ export class JsonModelScanner {
     if (this.problem === '') this.checkComplete();
     if (this.problem !== '') return { kind: 'malformed', reason: this.problem };
     return this.name === '' ? { kind: 'missing' } : { kind: 'found', name: this.name };
+  }
+
+  /** Whether the body asks for its answer as a stream; known once the whole body has been pushed. */
+  get asksForStream(): boolean {
+    return this.streams;
   }
 
   private checkComplete(): void {
@@ -166,6 +177,7 @@ export class JsonModelScanner {
             continue;
           }
           if (beginsScalar(byte)) {
+            if (this.keyIsStream) this.streams = byte === LETTER_T;
             this.expected = SCALAR;
             continue;
           }
@@ -293,7 +305,7 @@ export class JsonModelScanner {
     if (this.string === NAME_STRING && length > MAX_NAME_BYTES) {
       this.failName(`is longer than ${MAX_NAME_BYTES} bytes`);
     } else if (this.string === KEY_STRING && length > MAX_MODEL_KEY_BYTES) {
-      this.keyIsModel = false;
+      this.keyIsModel = this.keyIsStream = false;
       this.string = SKIPPED_STRING;
       this.held = NO_BYTES;
     } else {
@@ -308,6 +320,8 @@ export class JsonModelScanner {
       this.keyIsModel = isModelKey(bytes, from, to);
       // Also a later `model` that is no string replaces an earlier one that is.
       if (this.keyIsModel) this.name = '';
+      this.keyIsStream = !this.keyIsModel && isText(bytes, from, to, STREAM_KEY);
+      if (this.keyIsStream) this.streams = false;
     }
   }
 
@@ -366,11 +380,14 @@ function closingQuote(chunk: Buffer, from: number): number {
 function isModelKey(bytes: Buffer, from: number, to: number): boolean {
   const length = to - from;
   if (length < MODEL_KEY.length || length > MAX_MODEL_KEY_BYTES) return false;
-  if (length === MODEL_KEY.length) {
-    for (let i = 0; i < length; i++) if (bytes[from + i] !== MODEL_KEY[i]) return false;
-    return true;
-  }
+  if (length === MODEL_KEY.length) return isText(bytes, from, to, MODEL_KEY);
   return !isPlain(bytes, from, to) && unescape(bytes.toString('latin1', from, to)) === 'model';
+}
+
+function isText(bytes: Buffer, from: number, to: number, text: Buffer): boolean {
+  if (to - from !== text.length) return false;
+  for (let i = 0; i < text.length; i++) if (bytes[from + i] !== text[i]) return false;
+  return true;
 }
 
 /** Whether a string is ASCII without escapes, as nearly all are, so that its bytes are its text. */

@@ -46,6 +46,7 @@ export function isMultipartForm(contentType = ''): boolean {
  * is text, whatever its content type. A repeated field makes a list there, hence no name here.
  */
 export class MultipartModelScanner {
+  readonly asksForStream = false;
   readonly #opening: Buffer;
   readonly #closing: Buffer;
   #place: Place = 'preamble';

@@ -1,11 +1,12 @@
-import { readFile } from 'node:fs/promises';
 import { isFalsey, type OptionTable, type OptionValues } from '../../config/option-table.js';
+import { printable } from '../../config/printable.js';
 import type { Catalog } from '../catalog.js';
 import { failureCode } from '../disk/directory.js';
 import { discoverCatalog } from '../discover.js';
 import { fileProblems } from './option-files.js';
 import { optionReader, type OptionReader } from '../option-reader.js';
 import { GLOBAL_SECTION, inspectPreset, type PresetNote, type PresetReading } from './preset-reading.js';
+import { readPresetsFile } from './preset-file.js';
 import type { SectionReading } from './preset-section.js';
 
 /** One thing that is wrong with a presets file. */
@@ -79,23 +80,21 @@ export function renderReport({ file, ok, errors, warnings }: PresetReport): stri
   const summary = ok
     ? 'nothing is wrong'
     : `${count(errors.length, 'error')}, ${count(warnings.length, 'warning')}`;
-  return [...findings.map(({ text }) => text), `${file}: ${summary}`]
-    .map((line) => `${printable(line)}\n`)
-    .join('');
+  return (
+    [...findings.map(({ text }) => text), `${file}: ${summary}`]
+      // The file's text is quoted in them.
+      .map((line) => `${printable(line)}\n`)
+      .join('')
+  );
 }
 
 function count(number: number, noun: string): string {
   return `${number} ${noun}${number === 1 ? '' : 's'}`;
 }
 
-/** The file's text is quoted in messages, and must not reach a terminal as anything but text. */
-function printable(text: string): string {
-  return text.replace(/\p{Cc}/gu, (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, '0')}`);
-}
-
 async function readBytes(file: string): Promise<Uint8Array> {
   try {
-    return await readFile(file);
+    return await readPresetsFile(file);
   } catch (error) {
     const code = failureCode(error);
     const reason = code === 'ENOENT' ? 'does not exist' : `cannot be read: ${code}`;

@@ -1,7 +1,7 @@
 import { access, constants, stat } from 'node:fs/promises';
 import { isAbsolute, resolve } from 'node:path';
 import type { Option, OptionValues } from '../../config/option-table.js';
-import { commaSeparated } from '../../config/setting-kinds.js';
+import { splitAtCommas } from '../../config/setting-kinds.js';
 import { failureCode } from '../disk/directory.js';
 import { failureProblem, GgufChecks } from '../gguf/gguf-file.js';
 import type { OptionReader } from '../option-reader.js';
@@ -72,7 +72,7 @@ export async function fileProblems(
 }
 
 function itemsOf(value: string, form: FileOption['form']): readonly string[] {
-  return form === 'single' ? [value] : commaSeparated.read(value);
+  return form === 'single' ? [value] : splitAtCommas(value);
 }
 
 async function itemProblem(item: string, kind: Kind, form: FileOption['form']): Promise<string | undefined> {

@@ -1,5 +1,6 @@
-import { readFile } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import type { OptionTable, OptionValues } from '../../config/option-table.js';
+import { readPipe } from '../../config/pipe-file.js';
 import { failureCode } from '../disk/directory.js';
 import type { LineNote } from './preset-lines.js';
 import { inspectPreset } from './preset-reading.js';
@@ -28,6 +29,11 @@ export interface Preset {
   readonly warnings: readonly string[];
 }
 
+/** A hundred thousand models do not fill this; what is larger was not meant. */
+const maxPresetBytes = 16 * 1024 * 1024;
+/** So many lines at fault are named of one section. */
+const maxProblems = 20;
+
 /** Reads and parses the presets file at `path`; rejects with a message for the user if it cannot be read. */
 export async function readPreset(path: string, table: OptionTable): Promise<Preset> {
   return parsePreset(await readPresetBytes(path), path, table);
@@ -36,10 +42,18 @@ export async function readPreset(path: string, table: OptionTable): Promise<Pres
 /** The presets file at `path`; rejects with a message for the user if it cannot be read. */
 export async function readPresetBytes(path: string): Promise<Uint8Array> {
   try {
-    return await readFile(path);
+    return await readPresetsFile(path);
   } catch (error) {
     throw presetFileError(path, error);
   }
+}
+
+/** The bytes at `path`, which may be a pipe at a start; rejects with the system's error, or other words on the cause. */
+export async function readPresetsFile(path: string): Promise<Uint8Array> {
+  const stats = await stat(path);
+  if (!stats.isFile() && !stats.isDirectory()) return readPipe(path);
+  if (stats.size > maxPresetBytes) throw new Error(`it is over ${maxPresetBytes} bytes`);
+  return await readFile(path);
 }
 
 /** What the user is told when the system refuses the presets file at `path`. */
@@ -78,12 +92,18 @@ export function parsePreset(bytes: Uint8Array, path: string, table: OptionTable)
       name,
       values,
       line,
-      problems: say(faults),
+      problems: shorten(say(faults)),
       stale: undefined,
     })),
     global: global?.values ?? new Map(),
-    globalProblems: say(globalFaults),
+    globalProblems: shorten(say(globalFaults)),
     globalStale: undefined,
     warnings: say([...warnings, ...strayFaults, ...globalFaults]),
   };
+}
+
+/** What every refusal of a model repeats has to have an end. */
+function shorten(problems: readonly string[]): readonly string[] {
+  if (problems.length <= maxProblems) return problems;
+  return [...problems.slice(0, maxProblems), `and ${problems.length - maxProblems} more lines are at fault`];
 }

@@ -4,6 +4,8 @@
  * one section instead of the whole file.
  */
 
+import { namesSecret, withoutSecretsIn } from '../../config/secret-options.js';
+
 /** A line at fault, or one that deserves a word. */
 export interface LineNote {
   /** Counted from 1. */
@@ -50,6 +52,11 @@ const HEADER = /^\[[ \t]*([^\] \t][^\]]*)\][ \t]*(?:[;#].*)?$/s;
 const ENTRY = /^([A-Za-z_][A-Za-z0-9_.-]*)[ \t]*=[ \t]*(.*)$/s;
 const UTF8_BOM = '\u{FEFF}';
 
+/** Linux takes no argument of more bytes (MAX_ARG_STRLEN), so that no child could be started with such a value. */
+const maxLineLength = 128 * 1024;
+/** So much of a line at fault is shown. */
+const maxShown = 200;
+
 /** Splits and checks the bytes of a presets file. Never throws: what is wrong is in the result. */
 export function readPresetLines(bytes: Uint8Array): PresetLines {
   let block = beginBlock(DEFAULT_SECTION, 1);
@@ -74,9 +81,10 @@ export function readPresetLines(bytes: Uint8Array): PresetLines {
       case 'entry':
         block.entries.push({ key: parsed.key, value: parsed.value, line });
         if (parsed.lost !== undefined) {
-          const message =
-            `'${parsed.key}' is cut to '${parsed.value}': ` +
-            `'${parsed.lost}' is lost, because ';' and '#' begin a comment wherever they stand`;
+          const what = namesSecret(parsed.key)
+            ? `'${parsed.key}' is cut: what follows the mark is lost`
+            : `'${parsed.key}' is cut to '${parsed.value}': '${parsed.lost}' is lost`;
+          const message = `${what}, because ';' and '#' begin a comment wherever they stand`;
           block.warnings.push({ line, message });
         }
         break;
@@ -112,6 +120,9 @@ function decodeLines(bytes: Uint8Array): (string | undefined)[] {
 function parseLine(text: string | undefined): Line {
   if (text === undefined) return { kind: 'fault', message: 'is not valid UTF-8; save the file as UTF-8' };
   if (NOTHING.test(text)) return { kind: 'nothing' };
+  if (text.length >= maxLineLength) {
+    return { kind: 'fault', message: `is over ${maxLineLength} bytes long, which no argument may be` };
+  }
   // The native router would cut arguments at it, and Node starts no program with one.
   if (text.includes('\0')) return { kind: 'fault', message: 'holds a NUL byte; save the file as plain text' };
   if (/^[ \t]*\[/.test(text)) return parseHeader(text);
@@ -127,7 +138,7 @@ function parseHeader(text: string): Line {
   const meant = (/^[ \t]*\[([^\];#]*)/.exec(text)?.[1] ?? '').trim();
   const fault = /^[ \t]/.test(text)
     ? 'the section header is indented; begin it in the first column'
-    : `is no section header: '${text}'; write '[${meant === '' ? 'name' : meant}]' and nothing after it`;
+    : `is no section header: '${showable(text)}'; write '[${meant === '' ? 'name' : meant}]' and nothing after it`;
   return { kind: 'header', name: meant, fault };
 }
 
@@ -137,9 +148,16 @@ function entryFault(text: string): string {
     const [dashed = bare] = /^[^\s=]+/.exec(bare) ?? [];
     return `'${dashed}' has leading dashes; write '${dashed.replace(/^-+/, '')} = value'`;
   }
-  if (!bare.includes('=')) return `is neither 'key = value' nor '[section]' nor a comment: '${bare}'`;
-  if (/^[ \t]/.test(text)) return `'${bare}' is indented; begin the key in the first column`;
+  const shown = showable(bare);
+  if (!bare.includes('=')) return `is neither 'key = value' nor '[section]' nor a comment: '${shown}'`;
+  if (/^[ \t]/.test(text)) return `'${shown}' is indented; begin the key in the first column`;
   return `'${bare.slice(0, bare.indexOf('=')).trim()}' is no key; keys are letters, digits, '_', '.' and '-'`;
+}
+
+/** A line at fault as the log may have it. */
+function showable(text: string): string {
+  const open = withoutSecretsIn(text);
+  return open.length > maxShown ? `${open.slice(0, maxShown)}…` : open;
 }
 
 /** The value up to the first comment mark; `lost` is what follows, unless that looks like a meant comment. */

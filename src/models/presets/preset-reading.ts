@@ -1,7 +1,7 @@
 import type { OptionTable } from '../../config/option-table.js';
 import { compareBytewise } from '../bytewise.js';
 import { DEFAULT_SECTION, readPresetLines, type LineNote } from './preset-lines.js';
-import { readSection, type SectionReading } from './preset-section.js';
+import { readSection, type SectionReading, type SuggestKey } from './preset-section.js';
 
 /** One thing to say about a presets file. */
 export interface PresetNote extends LineNote {
@@ -21,12 +21,15 @@ export interface PresetReading {
   readonly warnings: readonly PresetNote[];
 }
 
+const maxSuggestions = 300;
+
 /** The name of the section that is no model. */
 export const GLOBAL_SECTION = '*';
 
 /** Takes the bytes of a presets file apart. Never throws: what is wrong is in the result. */
 export function inspectPreset(bytes: Uint8Array, table: OptionTable): PresetReading {
-  const readings = readPresetLines(bytes).blocks.map((block) => readSection(block, table));
+  const suggest = suggestions(table);
+  const readings = readPresetLines(bytes).blocks.map((block) => readSection(block, table, suggest));
   const [preamble] = readings;
   const warnings: PresetNote[] = [];
   const used = settleNames(readings, warnings);
@@ -40,14 +43,28 @@ export function inspectPreset(bytes: Uint8Array, table: OptionTable): PresetRead
   for (const reading of readings) {
     const isNobodys = reading.written === '' || (reading === preamble && !owners.has(reading));
     const section = isNobodys ? undefined : reading.name;
-    warnings.push(...reading.warnings.map((note) => ({ ...note, section })));
-    if (!owners.has(reading)) strayFaults.push(...reading.faults.map((note) => ({ ...note, section })));
+    // One by one: there may be more of them than a call can have arguments.
+    for (const note of reading.warnings) warnings.push({ ...note, section });
+    if (owners.has(reading)) continue;
+    for (const note of reading.faults) strayFaults.push({ ...note, section });
   }
   for (const reading of sections) {
     const messages = nameWarnings(reading, reading === preamble);
     warnings.push(...messages.map((message) => ({ line: reading.line, section: reading.name, message })));
   }
   return { sections, global, strayFaults, warnings };
+}
+
+/**
+ * Looks for what was meant by a key once, whatever the number of sections that have it, and of the first few hundred
+ * only: to compare one with all options takes a millisecond, and a file of other contents has any number of them.
+ */
+function suggestions(table: OptionTable): SuggestKey {
+  const found = new Map<string, string | undefined>();
+  return (key) => {
+    if (!found.has(key) && found.size < maxSuggestions) found.set(key, table.nearest(key));
+    return found.get(key);
+  };
 }
 
 /** Any name makes a model, and `default` only with an option in it. */

@@ -35,14 +35,18 @@ const VERSION_KEY = 'version';
 /** What the help says of an option that llama-server refuses since it is gone, before what to use instead. */
 const REMOVED = 'the argument has been removed.';
 
+/** The known key that was most likely meant by an unknown one. */
+export type SuggestKey = (key: string) => string | undefined;
+
 /** Reads a section by the rules of llama-server (common/preset.cpp, `load_from_ini`). */
-export function readSection(block: PresetBlock, table: OptionTable): SectionReading {
+export function readSection(block: PresetBlock, table: OptionTable, suggest: SuggestKey): SectionReading {
   const faults = [...block.faults];
   const warnings = [...block.warnings];
   const values = new Map<Option, string>();
   const origins = new Map<Option, PresetEntry>();
   const body = parseBody(block.entries);
   const lines = new Map(block.entries.map(({ key, line }) => [key, line]));
+  const unknown = new Map<string, string>();
 
   // Of several spellings of one option the native router keeps the one that sorts last, whatever their order.
   for (const [key, line] of [...lines].sort(([a], [b]) => compareBytewise(a, b))) {
@@ -52,10 +56,7 @@ export function readSection(block: PresetBlock, table: OptionTable): SectionRead
       if (block.name === DEFAULT_SECTION) continue;
       warnings.push({ line, message: `'version' means nothing in a section; write it before the first one` });
     } else if (spelling === undefined) {
-      const message = unknownOption(key, table);
-      faults.push(
-        ...block.entries.filter((entry) => entry.key === key).map((entry) => ({ line: entry.line, message })),
-      );
+      unknown.set(key, unknownOption(key, suggest(key)));
     } else if (spelling.option.description.startsWith(REMOVED)) {
       faults.push({ line, message: removedOption(key, spelling.option) });
     } else if (spelling.option.valueCount === 2 && value.split(/[ \t]+/).length !== 2) {
@@ -68,9 +69,14 @@ export function readSection(block: PresetBlock, table: OptionTable): SectionRead
       warnings.push(...valueWarnings(key, value, spelling.option).map((message) => ({ line, message })));
     }
   }
-  warnings.push(...overridden(block.entries, origins, table));
+  for (const entry of block.entries) {
+    const message = unknown.get(entry.key);
+    if (message !== undefined) faults.push({ line: entry.line, message });
+  }
   const { name: written, line } = block;
-  return { written, name: canonicalName(written), line, values, origins, faults, warnings };
+  const name = canonicalName(written);
+  const notes = [...warnings, ...overridden(block.entries, origins, table)];
+  return { written, name, line, values, origins, faults, warnings: notes };
 }
 
 /** One prefix is in front of all routes, ours and the children's: a child with another would not be found. */
@@ -84,9 +90,8 @@ function canonicalName(name: string): string {
   return colon === -1 ? name : name.slice(0, colon + 1) + canonicalTag(name.slice(colon + 1));
 }
 
-function unknownOption(key: string, table: OptionTable): string {
-  const nearest = table.nearest(key)?.replace(/^-+/, '');
-  return `unknown option '${key}'${nearest === undefined ? '' : `, did you mean '${nearest}'?`}`;
+function unknownOption(key: string, nearest: string | undefined): string {
+  return `unknown option '${key}'${nearest === undefined ? '' : `, did you mean '${nearest.replace(/^-+/, '')}'?`}`;
 }
 
 function removedOption(key: string, { description }: Option): string {
