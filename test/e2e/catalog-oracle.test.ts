@@ -1,9 +1,9 @@
 import { symlink } from 'node:fs/promises';
-import getPort from 'get-port';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { modelArgs } from '../../src/models/argv.js';
 import { eventually } from '../helpers/eventually.js';
 import { binary, expectTheSame, OracleHome, ourCatalog, spawnNative, table } from './native-oracle.js';
+import { freePort } from '../helpers/free-port.js';
 
 const API_KEY = 'secret';
 
@@ -145,7 +145,7 @@ it('a child takes the file of the hub cache that we checked, where several fit i
   const model = (await ourCatalog(home, {})).resolve('org/several:Q4_0');
   if (model?.file === undefined) throw new Error('the model or its file was not found');
 
-  const [, ...args] = modelArgs(model, binary, table, await getPort({ host: '127.0.0.1' }));
+  const [, ...args] = modelArgs(model, binary, table, await freePort());
   const { child, output } = spawnNative(home, { args });
   await eventually('the child gives the junk file up', () => child.exitCode !== null, {
     deadlineMs: 30_000,

@@ -1,8 +1,8 @@
 import { EventSource, type ErrorEvent } from 'eventsource';
-import getPort from 'get-port';
 import { expect, it } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { inShort, type ModelEvent } from '../helpers/model-events.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
@@ -64,7 +64,7 @@ it('an EventSource without the key is refused, and does not try again', async ()
 
 it('an EventSource connects again by itself when the server has gone and is back', async () => {
   const dir = await writeModels({ alpha: sayingItsName('alpha') });
-  const port = await getPort({ host: '127.0.0.1' });
+  const port = await freePort();
   const args = ['--models-dir', dir, '--port', String(port)];
   const first = await startRealSupervisor({ args });
   const { source, heard, opened } = listen(first.url);

@@ -1,9 +1,9 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import getPort from 'get-port';
 import { describe, expect, it } from 'vitest';
 import { writeKnownAnswerModel } from '../../src/demo/known-answer-model.js';
 import { eventually } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { nameAnswer, sayingItsName, writeHubModel } from '../helpers/known-answer-models.js';
 import { argvOf, startRealSupervisor } from '../helpers/real-llama-server.js';
 import { chat, get, listModels, modelEntry, type ModelEntry } from '../helpers/supervisor-client.js';
@@ -46,7 +46,7 @@ async function writeFlatCache(): Promise<string> {
 
 async function start(env: Record<string, string | undefined>, args: string[] = []) {
   // Nobody listens there: whatever asks the hub fails.
-  const endpoint = `http://127.0.0.1:${await getPort({ host: '127.0.0.1' })}/`;
+  const endpoint = `http://127.0.0.1:${await freePort()}/`;
   return await startRealSupervisor({ args, env: { HF_ENDPOINT: endpoint, ...env } });
 }
 

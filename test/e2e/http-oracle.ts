@@ -148,6 +148,7 @@ const notCompared = new Set([
   'transfer-encoding',
   // Additions of ours.
   'retry-after',
+  'server-timing',
   'vary',
 ]);
 

@@ -3,7 +3,6 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import getPort from 'get-port';
 import { Agent, fetch } from 'undici';
 import type { Response } from 'undici';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -11,6 +10,7 @@ import { findLlamaServer, noBinaryMessage } from '../../src/config/binary.js';
 import { demoModels, ensureDemoModels } from '../../src/demo/demo-models.js';
 import { countingWords, writeKnownAnswerModel } from '../../src/demo/known-answer-model.js';
 import type { KnownAnswerSpec } from '../../src/demo/known-answer-model.js';
+import { freePort } from '../helpers/free-port.js';
 
 const START_DEADLINE_MS = 30_000;
 const STOP_DEADLINE_MS = 10_000;
@@ -32,7 +32,7 @@ async function serve(modelFile: string, options: readonly string[] = []): Promis
   const binary = findLlamaServer({ explicit: undefined, env: process.env });
   if (!binary) throw new Error(noBinaryMessage());
 
-  const port = await getPort({ host: '127.0.0.1' });
+  const port = await freePort();
   const ownEnvironment = Object.entries(process.env).filter(([name]) => !name.startsWith('LLAMA_'));
   const child = spawn(
     binary.path,

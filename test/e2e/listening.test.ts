@@ -5,9 +5,9 @@ import { existsSync } from 'node:fs';
 import { Agent } from 'node:http';
 import { networkInterfaces } from 'node:os';
 import { join } from 'node:path';
-import getPort from 'get-port';
 import { describe, expect, it } from 'vitest';
 import { eventually, withDeadline } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { jsonPost, rawRequest, type RawResponse } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
@@ -73,7 +73,7 @@ describe.skipIf(!hasIpv6)('on 127.0.0.1, ::1 and a Unix socket (needs ::1)', () 
     const directory = tempDir();
     const hostsFor = (name: string) => ['127.0.0.1', '::1', join(directory, name)].join();
 
-    const port = await getPort({ host: '127.0.0.1' });
+    const port = await freePort();
     const native = spawnNative(new OracleHome(), {
       args: ['--models-dir', models, '--host', hostsFor('native.sock'), '--port', String(port)],
     });

@@ -7,7 +7,6 @@ import { once } from 'node:events';
 import { mkdir, realpath, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
-import getPort from 'get-port';
 import { expect } from 'vitest';
 import { parseCommandLine, type CommandLine } from '../../src/config/command-line.js';
 import { loadOptionTable } from '../../src/config/help.js';
@@ -17,6 +16,7 @@ import { discoverCatalog } from '../../src/models/discover.js';
 import { readNativeConfig } from '../../src/models/native-config.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { killTree, runMarker } from '../helpers/processes.js';
 import { realLlamaServer } from '../helpers/real-llama-server.js';
 import { tempDir } from '../helpers/temp-dir.js';
@@ -24,6 +24,7 @@ import { tempDir } from '../helpers/temp-dir.js';
 /** The native router lists models without looking into them, so any content will do. */
 export const NO_GGUF = 'not a GGUF file';
 const START_DEADLINE_MS = 30_000;
+const listeningLine = 'listening on http';
 
 export const binary = await realpath(realLlamaServer());
 export const { table, help } = await loadOptionTable(binary, tempDir());
@@ -149,7 +150,7 @@ export interface NativeRouter {
 /** A native router that serves. Rejects with its output if it ends instead. */
 export async function startNative(home: OracleHome, start: Start, port?: number): Promise<NativeRouter> {
   const { args = [] } = start;
-  const chosen = port ?? (await getPort({ host: '127.0.0.1' }));
+  const chosen = port ?? (await freePort());
   const { child, output } = spawnNative(home, {
     ...start,
     args: port === undefined ? [...args, '--port', String(chosen)] : args,
@@ -160,7 +161,7 @@ export async function startNative(home: OracleHome, start: Start, port?: number)
     'the native router answers',
     async () => {
       if (child.exitCode !== null) return true;
-      return (await get('/health')).status !== 503;
+      return output().includes(listeningLine) && (await get('/health')).status !== 503;
     },
     { deadlineMs: START_DEADLINE_MS },
   );
@@ -170,13 +171,13 @@ export async function startNative(home: OracleHome, start: Start, port?: number)
 
 /** What the native router writes when it does not start. Rejects if it serves. */
 export async function nativeRefusal(home: OracleHome, start: Start): Promise<string> {
-  const port = await getPort({ host: '127.0.0.1' });
+  const port = await freePort();
   const { args = [] } = start;
   const { child, output } = spawnNative(home, { ...start, args: [...args, '--port', String(port)] });
   await eventually(
     'the native router ends or listens',
     () => {
-      return child.exitCode !== null || output().includes('listening on http');
+      return child.exitCode !== null || output().includes(listeningLine);
     },
     { deadlineMs: START_DEADLINE_MS },
   );

@@ -1,5 +1,5 @@
 import { mkdir } from 'node:fs/promises';
-import getPort from 'get-port';
+import { freePort } from '../helpers/free-port.js';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { CommandLineError } from '../../src/config/command-line.js';
 import type { Settings } from '../../src/config/settings.js';
@@ -241,7 +241,7 @@ describe('the settings of the router', () => {
   });
 
   it('listen where the environment says, or the config file', async () => {
-    const [first, second] = [await getPort(), await getPort()];
+    const [first, second] = [await freePort(), await freePort()];
     await home.writeConfig('[*]', `port = ${first}`);
     for (const [port, start] of [
       [first, {}],

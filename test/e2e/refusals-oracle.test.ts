@@ -123,7 +123,9 @@ describe('a model that does not load', () => {
         status: 503,
         body: { error: { code: 503, type: 'unavailable_error' } },
       });
-      expect(JSON.stringify(ours.body)).toContain('model name=broken failed to load: ');
+      const { message } = (ours.body as { error: { message: string } }).error;
+      expect(message).toMatch(/^model name=broken (?:failed to load|has failed \d+ times in a row)/);
+      expect(message).toContain('invalid device: nowhere');
     }
   });
 

@@ -1,9 +1,9 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import getPort from 'get-port';
 import { beforeEach, describe, expect, it } from 'vitest';
 import { knownAnswerModel } from '../../src/demo/known-answer-model.js';
 import { eventually } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { argvOf, childrenOf, realLlamaServer, startRealSupervisor } from '../helpers/real-llama-server.js';
 import { rawRequest } from '../helpers/raw-http.js';
@@ -182,7 +182,7 @@ describe('start -hf with a repository of presets', () => {
 describe('start -hf with a repository that is a model', () => {
   /** A process that serves one model, when it answers. */
   async function startPlain(args: string[], env: Record<string, string> = {}) {
-    const port = await getPort({ host: '127.0.0.1' });
+    const port = await freePort();
     const launched = launchSupervisor({
       llamaServer: realLlamaServer(),
       args: ['--threads', '1', '--port', String(port), ...args],

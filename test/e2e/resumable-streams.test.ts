@@ -77,6 +77,25 @@ describe('an answer with an X-Conversation-Id', () => {
     expect((await get(url, `${streamPath(id)}&from=x`)).status).toBe(400);
   });
 
+  it('is gone with the process that gave it, also while another is loading in its place', async () => {
+    const dir = await writeModels({ counter: counting(20) });
+    const { url } = await startRealSupervisor({ args: ['--models-dir', dir], env: fakeTiming });
+    const id = `${randomUUID()}::counter`;
+    const { body } = await resumableChat(url, 'counter', id).ended;
+    expect((await rawRequest(url + streamPath(id, 0))).body.equals(body)).toBe(true);
+    await post(url, '/models/unload', { model: 'counter' });
+    await untilStatus(url, 'counter', 'unloaded');
+
+    const again = chat(url, 'counter');
+    await untilStatus(url, 'counter', 'loading');
+    const unknown = { code: 404, reason: 'stream_unknown' };
+    expect(errorIn(await get(url, streamPath(id, 0)).then(({ text }) => text))).toMatchObject(unknown);
+    await again;
+    expect(errorIn(await get(url, streamPath(id, 0)).then(({ text }) => text))).toMatchObject(unknown);
+    expect(await lookUp(url, [id])).toEqual([]);
+    expect(await stop(url, id)).toBe(204);
+  });
+
   it('keeps its model while nobody reads it, and lets it go when it is stopped', async () => {
     const dir = await writeModels({ talker: endless(), other: counting(3) });
     const { url } = await startRealSupervisor({ args: ['--models-dir', dir, '--models-max', '1'] });

@@ -1,11 +1,11 @@
 /** HTTPS in front, with the real llama-server on plain loopback behind. */
-import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { Agent } from 'node:https';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { connect as connectTls } from 'node:tls';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { type Certificate, makeCertificate, openssl, tlsArgs } from '../helpers/certificate.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
 import {
@@ -23,32 +23,6 @@ import { question } from '../helpers/supervisor-client.js';
 import { launchSupervisor, type SupervisorProcess } from '../helpers/supervisor-process.js';
 import { tempDir } from '../helpers/temp-dir.js';
 import { OracleHome, spawnNative } from './native-oracle.js';
-
-/** A key and a certificate that is its own authority. */
-interface Certificate {
-  key: string;
-  cert: string;
-}
-
-/** Makes both, for loopback, in a directory of their own. */
-function makeCertificate(commonName = 'localhost'): Certificate {
-  const directory = tempDir();
-  const [key, cert] = [join(directory, 'key.pem'), join(directory, 'cert.pem')];
-  openssl(
-    ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2'],
-    ...['-subj', `/CN=${commonName}`, '-addext', 'subjectAltName=DNS:localhost,IP:127.0.0.1'],
-    ...['-keyout', key, '-out', cert],
-  );
-  return { key, cert };
-}
-
-function openssl(...args: string[]): void {
-  execFileSync('openssl', args, { stdio: 'pipe' });
-}
-
-function tlsArgs({ key, cert }: Certificate): string[] {
-  return ['--ssl-key-file', key, '--ssl-cert-file', cert];
-}
 
 /** A client that trusts this certificate and no other. */
 function trusting({ cert }: Certificate, socketPath?: string): Agent {

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
-import getPort from 'get-port';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { eventually } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { endless, nameAnswer, sayingItsName, writeModels } from '../helpers/known-answer-models.js';
 import { jsonPost, rawExchange, rawRequest } from '../helpers/raw-http.js';
 import { startRealSupervisor } from '../helpers/real-llama-server.js';
@@ -22,7 +22,7 @@ interface Both {
 
 /** The same model behind both, each in the environment of Vertex AI. */
 async function startBoth(modelsDir: string, model: string, options: readonly string[] = []): Promise<Both> {
-  const port = await getPort({ host: '127.0.0.1' });
+  const port = await freePort();
   const file = join(modelsDir, `${model}.gguf`);
   const alone = ['--model', file, '--alias', model, '--threads', '1', ...options];
   const [{ url: native }, { url: ours }] = await Promise.all([

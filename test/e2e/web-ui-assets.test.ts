@@ -677,9 +677,39 @@ describe.skipIf(!canListProcesses)('the end of the supervisor', () => {
     await eventually('all are gone', () => !members.some(({ pid }) => alive(pid)), { deadlineMs: 5_000 });
   });
 
+  it('by a drain lets its work end, and takes no more of it', async () => {
+    const supervisor = await startRealSupervisor({ args: ['--tools', 'exec_shell_command'], cacheHome });
+    const gate = join(tempDir(), 'gate');
+    const call = (command: string) =>
+      jsonPost({ tool: 'exec_shell_command', params: { command, timeout: 60 } });
+    const command = `until [ -e '${gate}' ]; do sleep 0.05; done; echo finished`;
+    const working = rawExchange(`${supervisor.url}/tools`, call(command));
+    await eventually('the tool runs', () =>
+      helpersOf(supervisor).some(({ pid }) => descendants(pid).length > 0),
+    );
+    expect((await rawRequest(`${supervisor.url}/drain`, { method: 'POST' })).status).toBe(200);
+    const refused = await rawRequest(`${supervisor.url}/tools`, call('echo late'));
+    expect([refused.status, refused.headers['retry-after'], jsonIn(refused)]).toEqual([
+      503,
+      expect.stringMatching(/^\d+$/),
+      { error: expect.objectContaining({ reason: 'shutting_down' }) as unknown },
+    ]);
+    writeFileSync(gate, '');
+    const { status, body } = await working.ended;
+    expect([status, body.toString()]).toEqual([200, expect.stringContaining('finished')]);
+    expect(await withDeadline('its end', supervisor.exited, 10_000)).toMatchObject({ code: 0 });
+  });
+
   it('by SIGTERM waits for its work no longer than for that of models, and leaves nothing behind', async () => {
     const { supervisor, members } = await withHelper();
     await supervisor.stop('SIGTERM');
+    expect(supervisor.log()).toContainEqual(
+      expect.objectContaining({
+        msg: 'not finished within --drain-timeout; cutting it',
+        process: 'helper',
+        inFlight: 1,
+      }),
+    );
     await eventually('all are gone', () => !members.some(({ pid }) => alive(pid)), { deadlineMs: 5_000 });
   });
 });

@@ -102,7 +102,7 @@ describe.skipIf(chromium === undefined)(`the web UI in Chromium${obstacle && ` (
     await openUi(page, url);
     await say(page, 'Count!');
     await answers(page)
-      .getByText(/\b50\b/)
+      .getByText(/\b50 51\b/)
       .waitFor();
     await page.reload();
     await screenshot(page, 'reloaded');

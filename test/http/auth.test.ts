@@ -1,14 +1,14 @@
-import { execFileSync, spawnSync } from 'node:child_process';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { hasOpenssl, makeCertificate, tlsArgs } from '../helpers/certificate.js';
 import { jsonPost, rawRequest } from '../helpers/raw-http.js';
 import { tempDir } from '../helpers/temp-dir.js';
 import { openSocket } from './raw-socket.js';
 import { jsonIn, serveFakes, wireError, type FakeService } from './serve-fakes.js';
 
-const publicPaths = ['/health', '/v1/health'];
+const publicPaths = ['/health', '/v1/health', '/livez', '/readyz'];
 const guarded: [string, string][] = [
   ['GET', '/models'],
   ['GET', '/v1/models'],
@@ -182,42 +182,20 @@ describe('--api-prefix', () => {
   });
 });
 
-const hasOpenssl = spawnSync('openssl', ['version']).status === 0;
-
 describe.skipIf(!hasOpenssl)(
   `HTTPS${hasOpenssl ? '' : ' (skipped: no openssl to make a certificate with)'}`,
   () => {
     it('is served to clients, while children stay on plain HTTP', async () => {
-      const dir = tempDir();
-      const [keyFile, certFile] = [join(dir, 'key.pem'), join(dir, 'cert.pem')];
-      execFileSync(
-        'openssl',
-        [
-          ...[
-            'req',
-            '-x509',
-            '-newkey',
-            'ec',
-            '-pkeyopt',
-            'ec_paramgen_curve:prime256v1',
-            '-nodes',
-            '-days',
-            '2',
-          ],
-          ...['-subj', '/CN=localhost', '-addext', 'subjectAltName=IP:127.0.0.1'],
-          ...['-keyout', keyFile, '-out', certFile],
-        ],
-        { stdio: 'pipe' },
-      );
+      const certificate = makeCertificate();
       const service = await serveFakes({
         models: { alpha: {} },
-        args: ['--ssl-key-file', keyFile, '--ssl-cert-file', certFile],
+        args: tlsArgs(certificate),
       });
       expect(service.url).toBe(`https://127.0.0.1:${service.supervisor.port}`);
 
       const ask = (path: string, body?: string) =>
         new Promise<{ status: number | undefined; body: string }>((resolve, reject) => {
-          const options = { method: body === undefined ? 'GET' : 'POST', ca: readFileSync(certFile) };
+          const options = { method: body === undefined ? 'GET' : 'POST', ca: readFileSync(certificate.cert) };
           httpsRequest(`${service.url}${path}`, options, (incoming) => {
             let text = '';
             incoming.setEncoding('utf8').on('data', (piece: string) => (text += piece));

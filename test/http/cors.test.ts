@@ -1,6 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { jsonPost, rawRequest, type RawResponse } from '../helpers/raw-http.js';
-import { serveFakes, type FakeService } from './serve-fakes.js';
+import { serveFakes, wireError, type FakeService } from './serve-fakes.js';
 
 const page = 'https://chat.example';
 
@@ -122,7 +122,10 @@ describe('routes that change something', () => {
   let keyed: FakeService;
 
   beforeAll(async () => {
-    open = await serveFakes({ models: { alpha: {} }, args: ['--cors-origins', `${page},https://b.example`] });
+    open = await serveFakes({
+      models: { alpha: {} },
+      args: ['--cors-origins', `${page},https://b.example`, '--allowed-hosts', 'gpu,gpu.lan:8080'],
+    });
     keyed = await serveFakes({ models: { alpha: {} }, args: ['--api-key', 'secret'] });
   });
 
@@ -130,18 +133,77 @@ describe('routes that change something', () => {
     return rawRequest(`${url}/models/load`, { ...jsonPost({ model: 'nobody' }), headers });
   }
 
-  it.each<[string, Record<string, string>]>([
-    ['a page of another site', { Origin: 'https://evil.example' }],
-    ['a page without an origin of its own', { Origin: 'null' }],
-    ['an image on a page of another site', { 'Sec-Fetch-Site': 'cross-site' }],
-    ['a page of a neighbouring site', { 'Sec-Fetch-Site': 'same-site' }],
-    ['a page that has had its own name point here', { Origin: 'http://evil.example', Host: 'evil.example' }],
-  ])('refuse %s', async (_who, headers) => {
-    const answer = await load(open, headers);
-    expect(answer.status).toBe(403);
-    const { error } = JSON.parse(answer.body.toString()) as { error: Record<string, string> };
-    expect(error).toMatchObject({ type: 'permission_error', reason: 'origin_foreign' });
-    expect(error['message']).toMatch(/--cors-origins/);
+  it.each<[string, Record<string, string>, told: string, remedy: string]>([
+    [
+      'a page of another site',
+      { Origin: 'https://evil.example' },
+      'Origin: https://evil.example',
+      '--cors-origins',
+    ],
+    ['a page without an origin of its own', { Origin: 'null' }, 'Origin: null', '--cors-origins'],
+    [
+      'an image on a page of another site',
+      { 'Sec-Fetch-Site': 'cross-site' },
+      'Sec-Fetch-Site: cross-site',
+      '--cors-origins',
+    ],
+    [
+      'a page of a neighbouring site',
+      { 'Sec-Fetch-Site': 'same-site' },
+      'Sec-Fetch-Site: same-site',
+      '--cors-origins',
+    ],
+    [
+      'a page that has had its own name point here',
+      { Origin: 'http://evil.example:8080', Host: 'evil.example:8080' },
+      'Host: evil.example:8080',
+      '--allowed-hosts evil.example,',
+    ],
+    [
+      'the same where its browser takes it for trustworthy',
+      { Origin: 'https://evil.example', Host: 'evil.example', 'Sec-Fetch-Site': 'same-origin' },
+      'Host: evil.example',
+      '--allowed-hosts evil.example,',
+    ],
+    [
+      'a page of a machine of the local network that is not named',
+      { Origin: 'http://other.lan', Host: 'other.lan' },
+      'Host: other.lan',
+      '--allowed-hosts other.lan,',
+    ],
+    [
+      'a page of an address that the request has not come to',
+      { Origin: 'http://10.0.0.7:81', Host: '10.0.0.7:81' },
+      'Host: 10.0.0.7:81',
+      '--allowed-hosts 10.0.0.7,',
+    ],
+    [
+      'a page by another port than the one that is named',
+      { Origin: 'http://gpu.lan:81', Host: 'gpu.lan:81' },
+      'Host: gpu.lan:81',
+      '--allowed-hosts gpu.lan,',
+    ],
+    [
+      'a page of the same host behind another port',
+      { Origin: 'http://gpu:81', Host: 'gpu:8080' },
+      'Origin: http://gpu:81',
+      '--cors-origins',
+    ],
+  ])('refuse %s, and say why and what to do', async (_who, headers, told, remedy) => {
+    const error = wireError(await load(open, headers), 403, 'permission_error');
+    expect(error.reason).toBe('origin_foreign');
+    expect(error.message).toContain(`'${told}'`);
+    expect(error.message).toContain(remedy);
+    expect(error.message).toContain('--api-key');
+  });
+
+  it('tell of a header no more than a line can hold', async () => {
+    const Origin = `http://${'x'.repeat(10_000)}\u00e9\u0085.example`;
+    const { message } = wireError(await load(open, { Origin }), 403, 'permission_error');
+    expect(message.length).toBeLessThan(500);
+    expect(message).toMatch(/^[\x20-\x7e…]+$/);
+    const short = await load(open, { Origin: 'http://\u00e9\u0085' });
+    expect(wireError(short, 403, 'permission_error').message).toMatch(/'Origin: http:\/\/\?+'/);
   });
 
   it.each<[string, Record<string, string>]>([
@@ -152,11 +214,18 @@ describe('routes that change something', () => {
       'a page of its own, as its browser says',
       { Origin: 'https://behind.example', 'Sec-Fetch-Site': 'same-origin' },
     ],
-    ['a page of its own, by a name of the local network', { Origin: 'http://gpu.lan', Host: 'gpu.lan:80' }],
-    ['a page of its own, by a name without a domain', { Origin: 'http://gpu:81', Host: 'gpu:81' }],
-    ['a page of its own, by its address', { Origin: 'http://10.0.0.7:81', Host: '10.0.0.7:81' }],
-    ['a page of its own, by a name that is given', { Origin: page, Host: 'chat.example' }],
+    [
+      'a page of its own, by a name and port of --allowed-hosts',
+      { Origin: 'http://gpu.lan:8080', Host: 'gpu.lan:8080' },
+    ],
+    ['a page of its own, by a name that is given for all ports', { Origin: 'http://gpu:81', Host: 'gpu:81' }],
+    ['a page of its own, by a name below localhost', { Origin: 'http://a.localhost', Host: 'a.localhost' }],
+    ['a page of its own, by a host of --cors-origins', { Origin: page, Host: 'chat.example' }],
+    ['the same, as its browser says', { 'Sec-Fetch-Site': 'same-origin', Host: 'chat.example' }],
+    ['a page that --cors-origins names, by any name', { Origin: page, Host: 'other.example' }],
     ['a click in the address bar', { 'Sec-Fetch-Site': 'none' }],
+    ['a client that is no browser, by any name', { Host: 'other.example' }],
+    ['a client of Node’s fetch, by any name', { Host: 'other.lan', 'Sec-Fetch-Mode': 'cors' }],
   ])('serve %s', async (_who, headers) => {
     expect((await load(open, headers)).status).toBe(404);
   });
@@ -168,14 +237,17 @@ describe('routes that change something', () => {
   });
 
   it('are also tools and the proxy, for which a page needs no Origin', async () => {
-    const args = ['--tools', 'get_info', '--ui-mcp-proxy'];
+    const args = ['--tools', 'get_info', '--ui-mcp-proxy', '--allowed-hosts', 'gpu.lan'];
     const { url } = await serveFakes({ models: { alpha: {} }, args });
-    const ask = async (path: string, headers: Record<string, string>): Promise<number> =>
-      (await rawRequest(url + path, { headers })).status;
+    const ask = async (path: string, headers: Record<string, string>, method = 'GET'): Promise<number> =>
+      (await rawRequest(url + path, { method, headers })).status;
     for (const path of ['/tools', '/cors-proxy?url=http://127.0.0.1:1/']) {
+      // A script of evil.example can have its GETs look like any program's.
       expect(await ask(path, { Host: 'evil.example' })).toBe(403);
+      expect(await ask(path, { Host: 'evil.example', 'Sec-Fetch-Site': 'same-origin' })).toBe(403);
       expect(await ask(path, { Host: 'gpu.lan' })).not.toBe(403);
-      expect(await ask(path, { Host: 'own.example', 'Sec-Fetch-Site': 'same-origin' })).not.toBe(403);
+      expect(await ask(path, { Host: 'gpu.lan', 'Sec-Fetch-Site': 'same-origin' })).not.toBe(403);
+      expect(await ask(path, { Host: 'other.lan' }, 'POST')).not.toBe(403);
     }
   });
 
@@ -188,7 +260,8 @@ describe('routes that change something', () => {
     let keyed: string;
 
     beforeAll(async () => {
-      const args = ['--ui-mcp-proxy', '--tools', 'get_info', '--cors-origins', page];
+      const hosts = ['--allowed-hosts', '192.168.1.5'];
+      const args = ['--ui-mcp-proxy', '--tools', 'get_info', '--cors-origins', page, ...hosts];
       ({ url } = await serveFakes({ models: { alpha: {} }, args }));
       ({ url: keyed } = await serveFakes({ models: { alpha: {} }, args: [...args, '--api-key', 'secret'] }));
     });

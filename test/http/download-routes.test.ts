@@ -12,17 +12,14 @@ import {
   type Downloads,
   type RemoveModelOptions,
 } from '../../src/http/download-routes.js';
-import { RequestTracer } from '../../src/http/request-trace.js';
-import { createServer } from '../../src/http/server.js';
 import { createCatalog } from '../../src/models/catalog.js';
 import type { Removed } from '../../src/models/disk/removal.js';
 import type { Model } from '../../src/models/model.js';
-import { Counters } from '../../src/observe/counters.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
 import { rawRequest, type RawResponse } from '../helpers/raw-http.js';
 import { aModel } from '../unit/models/a-model.js';
-import { pino } from 'pino';
+import { appServer } from './app-server.js';
 import { jsonIn, wireError } from './serve-fakes.js';
 
 const gone: Removed = { removed: ['/cache/a.gguf', '/cache/b.gguf'], freedBytes: 123 };
@@ -112,12 +109,7 @@ async function serve(): Promise<number> {
     const headers = { 'Content-Type': 'application/json; charset=utf-8', ...error.headers };
     return new Response(JSON.stringify(error), { status: error.status, headers });
   });
-  const server = createServer({
-    app: app,
-    tracer: new RequestTracer(pino({ enabled: false }), new Counters()),
-    tls: undefined,
-    onAcceptError: () => undefined,
-  });
+  const server = appServer({ app });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
   atEndOfTest(async () => {

@@ -56,6 +56,7 @@ interface ServiceOptions {
   readonly isOn?: boolean;
   readonly staticPath?: string;
   readonly bodyMaxBytes?: number;
+  readonly isDraining?: () => boolean;
 }
 
 const helperKey = 'key-of-the-helper';
@@ -66,6 +67,7 @@ const echo: Answer = ({ method, url, headers, body }, res) =>
 /** The routes of the helper in front of a stand-in for it, as `app.ts` has them. */
 async function serve(options: ServiceOptions = {}): Promise<Service> {
   const { answer = echo, prefix = '', isOn = true, staticPath, bodyMaxBytes = 1024 ** 2 } = options;
+  const { isDraining = () => false } = options;
   const asked: Asked[] = [];
   const standIn = await listening(
     createServer((req, res) => {
@@ -101,7 +103,7 @@ async function serve(options: ServiceOptions = {}): Promise<Service> {
   app.on(
     ['GET', 'POST'],
     ['/tools', '/cors-proxy'],
-    serveByHelper({ helper, apiPrefix: prefix, bodyLimits, slowReaderMs }, { isOn }),
+    serveByHelper({ helper, apiPrefix: prefix, bodyLimits, isDraining, slowReaderMs }, { isOn }),
   );
   app.get('*', serveWebUi({ helper, keys, apiPrefix: prefix, staticPath, slowReaderMs }));
   app.notFound(() => {
@@ -260,6 +262,25 @@ describe('a request to the helper', () => {
     );
     expect(service.needed()).toBe(0);
     expect((await service.get('/tools', { method: 'POST', body: Buffer.alloc(1000) })).status).toBe(200);
+  });
+
+  test('that is still being sent when a drain begins is refused, and not passed on', async () => {
+    let hasBegun = false;
+    let looks = 0;
+    const isDraining = () => {
+      looks += 1;
+      return hasBegun;
+    };
+    const service = await serve({ isDraining });
+    const body = (async function* () {
+      yield '{"tool":';
+      await eventually('the request is looked at', () => looks > 0);
+      hasBegun = true;
+      yield '"x"}';
+    })();
+    const response = await service.get('/tools', { method: 'POST', body });
+    expect(wireError(response, 503, 'unavailable_error').reason).toBe('shutting_down');
+    expect([service.asked.length, service.needed()]).toEqual([0, 0]);
   });
 
   test('is refused with the reason of a helper that cannot be started', async () => {

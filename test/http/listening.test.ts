@@ -15,17 +15,14 @@ import { connect, createServer as createNetServer, type AddressInfo } from 'node
 import { networkInterfaces } from 'node:os';
 import { basename, join, relative } from 'node:path';
 import { Hono } from 'hono';
-import { pino } from 'pino';
 import { describe, expect, it } from 'vitest';
 import type { App, HttpEnv } from '../../src/http/app.js';
 import { endpointName, Listeners, requireReusePort } from '../../src/http/listening.js';
-import { RequestTracer } from '../../src/http/request-trace.js';
-import { createServer } from '../../src/http/server.js';
-import { Counters } from '../../src/observe/counters.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
 import { rawExchange, rawRequest } from '../helpers/raw-http.js';
 import { tempDir } from '../helpers/temp-dir.js';
+import { appServer } from './app-server.js';
 
 interface Opening {
   hosts: readonly string[];
@@ -47,11 +44,10 @@ async function open(opening: Opening): Promise<Listeners> {
       await slowly?.();
       return c.text(name);
     }) as unknown as App;
-  const tracer = new RequestTracer(pino({ level: 'silent' }), new Counters());
   const listeners = await Listeners.open({
     settings: { hosts, port, reusePort, apiPrefix },
     scheme: 'http',
-    createServer: () => createServer({ app, tracer, tls: undefined, onAcceptError: () => undefined }),
+    createServer: () => appServer({ app }),
   });
   atEndOfTest(async () => {
     const closed = listeners.close();

@@ -6,9 +6,10 @@ import { tempDir } from '../helpers/temp-dir.js';
 
 /**
  * How a child answers: each text is written as it stands, a number is a pause of so many milliseconds, and an end
- * closes or resets the connection or kills the process.
+ * closes or resets the connection or kills the process. One that is `leaving` takes no new connection from then on, and
+ * dies a moment later.
  */
-export type Script = (string | number | { end: Ending })[];
+export type Script = (string | number | { end: Ending | 'leaving' })[];
 export type Ending = 'close' | 'reset' | 'die';
 
 /**
@@ -56,6 +57,10 @@ async function play(script, socket) {
     if (typeof step === 'number') await delay(step);
     else if (step.end === 'close') socket.end();
     else if (step.end === 'reset') socket.resetAndDestroy();
+    else if (step.end === 'leaving') {
+      server.close();
+      setTimeout(() => process.kill(process.pid, 'SIGKILL'), 100);
+    }
     else if (step.end === 'die') process.kill(process.pid, 'SIGKILL');
     else await new Promise((written) => socket.write(step, 'latin1', written));
   }

@@ -54,4 +54,28 @@ describe('pipelined requests', () => {
     // Its slot is free: another takes it.
     await service.use('quick');
   });
+
+  it('a hundred behind a stream are answered', async () => {
+    const client = openSocket(port);
+    client.send(completion('paced', { stream: true, max_tokens: 20 }));
+    client.send('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(99));
+    client.send('GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n');
+    const text = await client.receives('the last answer', /HTTP\/1\.1 404 .*\r\n\r\n\{/s);
+    expect(text.match(/HTTP\/1\.1 200/g)).toHaveLength(100);
+    expect(text.indexOf('[DONE]')).toBeLessThan(text.indexOf('{"status":"ok"}'));
+  });
+
+  it('of any number do not fill the memory: the connection is closed, and the log says so once', async () => {
+    const client = openSocket(port);
+    client.send(completion('paced', { stream: true, max_tokens: -1 }));
+    await client.receives('the stream', /paced/);
+    client.send('GET /livez HTTP/1.1\r\nHost: x\r\n\r\n'.repeat(100_000));
+    await client.closed('the connection is closed');
+    await service.until('the child is free', 'paced', ({ in_flight }) => in_flight === 0);
+    const refusals = await eventually('a line of the log', () => {
+      const lines = service.supervisor.log().filter(({ msg }) => msg === 'request refused');
+      return lines.length > 0 && lines;
+    });
+    expect(refusals).toMatchObject([{ client: '127.0.0.1', error: { reason: 'pipelined' } }]);
+  });
 });

@@ -46,7 +46,13 @@ describe('the answer of a child', () => {
       vary: 'Origin',
     };
     service.setBehaviour('alpha', { echo: { headers } });
-    const response = await rawRequest(`${service.url}/infill`, jsonPost({ model: 'alpha' }));
+    const post = jsonPost({ model: 'alpha' });
+    const response = await rawRequest(`${service.url}/infill`, {
+      ...post,
+      // Of a page: then we set headers of our own as well.
+      headers: { ...post.headers, Origin: 'http://localhost:3000' },
+    });
+    expect(response.headers['access-control-allow-origin']).toBe('http://localhost:3000');
     expect(response.headers['set-cookie']).toEqual(headers['set-cookie']);
     expect(response.headers).toMatchObject({
       'x-custom': 'one, two',

@@ -27,6 +27,8 @@ export interface ServeOptions {
   env?: Record<string, string>;
   /** The binary that runs the models, when it is not the fake one. */
   llamaServer?: string;
+  /** Whether the supervisor is to meet an error that nobody handles. */
+  meetsInternalError?: boolean;
 }
 
 /** A supervisor over fake llama-servers, as one test file uses it. */
@@ -74,7 +76,16 @@ export interface Echo {
 
 /** Starts a supervisor with the models; it ends with the test, or with the file when called from a hook. */
 export async function serveFakes(options: ServeOptions): Promise<FakeService> {
-  const { models, files = {}, forAll = {}, args = [], presets, env = {}, llamaServer } = options;
+  const {
+    models,
+    files = {},
+    forAll = {},
+    args = [],
+    presets,
+    env = {},
+    llamaServer,
+    meetsInternalError,
+  } = options;
   const modelsDir = tempDir();
   const paths = new Map(
     Object.entries(models).map(([name, behaviour]) => [name, writeFakeModel(modelsDir, name, behaviour)]),
@@ -91,6 +102,7 @@ export async function serveFakes(options: ServeOptions): Promise<FakeService> {
     args: ['--models-dir', modelsDir, ...presetArgs, ...args],
     env: { ...journal.env, ...fakeBehaviourEnv(forAll), ...env },
     ...(llamaServer === undefined ? {} : { llamaServer }),
+    ...(meetsInternalError === undefined ? {} : { meetsInternalError }),
   });
   const { url } = supervisor;
 

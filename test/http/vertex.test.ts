@@ -1,6 +1,6 @@
-import getPort from 'get-port';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { eventually } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import { jsonPost, rawExchange, rawRequest, type RawResponse } from '../helpers/raw-http.js';
 import { launchSupervisor } from '../helpers/supervisor-process.js';
 import { tempDir } from '../helpers/temp-dir.js';
@@ -181,7 +181,7 @@ describe('a start in the environment of Vertex AI', () => {
   }
 
   it('listens on its port instead of that of --port, and says so', async () => {
-    const port = await getPort({ host: '127.0.0.1' });
+    const port = await freePort();
     const { supervisor } = await serveFakes({
       models: { alpha: {} },
       args: ['--port', '1'],

@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { describe, expect, test } from 'vitest';
 import { RouterError } from '../../src/errors.js';
 import { HelperChild, type HelperChildOptions, type RunningHelper } from '../../src/instance/helper-child.js';
+import { KernelKills } from '../../src/instance/kernel-kills.js';
 import { OrphanGuard } from '../../src/instance/orphan-guard.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
@@ -47,6 +48,7 @@ function newHelper({ behaviour = {}, env = {}, ...options }: RunOptions = {}): H
     modelCache,
     guard,
     log: logger,
+    kernelKills: new KernelKills(undefined),
     startTimeoutMs: 20_000,
     stopTimeoutMs: 10_000,
     silenceTimeoutMs: 10_000,
@@ -262,6 +264,20 @@ describe('a helper that dies', () => {
     expect(await ask(second, '/props')).toBe(200);
     await expect(ask(first, '/health')).rejects.toThrow('the child is gone');
     expect(run.log.some(({ level, msg }) => level === 40 && String(msg).includes('has ended'))).toBe(true);
+  });
+
+  test('of the kernel, for want of memory, says so, and no other child is taken for the one that was killed', async () => {
+    let count = 3;
+    const kernelKills = new KernelKills({ file: 'memory.events', count: () => count });
+    const run = newHelper({ kernelKills });
+    const watch = kernelKills.watch();
+    const { ended } = await run.ready();
+    count += 1;
+    sigkill(run.helper.pid ?? NaN);
+    const { message } = await withDeadline('the helper ends', ended, 10_000);
+    expect(message).toContain('was ended by SIGKILL because it ran out of');
+    expect(message).toContain('memory.events');
+    expect(watch.claim()).toBeUndefined();
   });
 
   test('takes what it started with it', async () => {

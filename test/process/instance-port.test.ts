@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import getPort from 'get-port';
 import { describe, expect, test } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
+import { eventually } from '../helpers/eventually.js';
 import { endless, writeModels } from '../helpers/known-answer-models.js';
 import { rawRequest } from '../helpers/raw-http.js';
 import { realLlamaServer } from '../helpers/real-llama-server.js';
-import { runInstance } from './run-instance.js';
+import { runInstance, type InstanceRun } from './run-instance.js';
 
 /** A port of loopback that a stranger listens on until the end of the test. */
 async function takenPort(): Promise<number> {
@@ -27,6 +28,30 @@ function portsInTurn(...ports: number[]) {
     return Promise.resolve(port);
   };
   return { given, freePort };
+}
+
+/** Sends a request as the proxy does; resolves with the status when the answer has ended. */
+function post({ instance }: InstanceRun, path: string): Promise<number> {
+  return new Promise((resolve, reject) => {
+    let status = 0;
+    const { upstream } = instance;
+    if (!upstream) throw new Error('the child is not ready');
+    const body = Buffer.from('{}');
+    const headers = ['content-type', 'application/json', 'content-length', String(body.length)];
+    const finish = upstream.dispatch(
+      { method: 'POST', path, headers, body },
+      {
+        onRequestStart: () => undefined,
+        onResponseStart: (_controller, statusCode) => (status = statusCode),
+        onResponseData: () => undefined,
+        onResponseEnd: () => {
+          finish(false);
+          resolve(status);
+        },
+        onResponseError: (_controller, error) => reject(error),
+      },
+    );
+  });
 }
 
 describe('a child whose port was taken meanwhile', () => {
@@ -49,6 +74,19 @@ describe('a child whose port was taken meanwhile', () => {
     await run.reaches('ready');
     const keys = run.journal.of('start').map(({ env }) => env['LLAMA_API_KEY']);
     expect(new Set(keys).size).toBe(2);
+  });
+
+  // The first child's end once ended the watch of the second, whose probe then said "no answer" without being sent.
+  test('is watched for hangs in its second attempt, and not taken for hung by the end of the first', async () => {
+    const { freePort } = portsInTurn(await takenPort(), await getPort());
+    const run = runInstance({ freePort, hangTimeoutMs: 600_000, behaviour: { echo: { status: 500 } } });
+    await run.reaches('ready');
+    for (let n = 0; n < 3; n += 1) expect(await post(run, '/infill')).toBe(500);
+    await eventually('the child was probed', () =>
+      run.journal.of('answered').some(({ url, status }) => url === '/completion' && status === 200),
+    );
+    expect(run.instance.state.name).toBe('ready');
+    expect(run.log).not.toContain('hangs; stopping it');
   });
 
   test('has failed when that happens twice, with what it said', async () => {

@@ -2,11 +2,11 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import getPort from 'get-port';
 import { expect, it } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually, withDeadline } from '../helpers/eventually.js';
 import { fakeLlamaServer } from '../helpers/fake-llama-server.js';
+import { freePort } from '../helpers/free-port.js';
 import { rawRequest } from '../helpers/raw-http.js';
 import { tempDir } from '../helpers/temp-dir.js';
 
@@ -20,7 +20,7 @@ it.each([
   'a reader of the log that is %s keeps no request waiting, and the supervisor from ending neither',
   async (_, treat) => {
     const home = tempDir();
-    const port = await getPort({ host: '127.0.0.1' });
+    const port = await freePort();
     const child = spawn(
       process.execPath,
       [

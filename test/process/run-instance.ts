@@ -1,7 +1,9 @@
 import { pino } from 'pino';
 import { EventBus, type SupervisorEvent } from '../../src/events/events.js';
 import { childEnvironment } from '../../src/instance/child-environment.js';
+import { NvidiaSmi } from '../../src/instance/hang/nvidia-evidence.js';
 import { Instance, type InstanceContext, type LaunchSpec } from '../../src/instance/instance.js';
+import { killAccount, KernelKills } from '../../src/instance/kernel-kills.js';
 import { OrphanGuard } from '../../src/instance/orphan-guard.js';
 import type { InstanceState, Outcome } from '../../src/instance/state.js';
 import { atEndOfTest } from '../helpers/cleanup.js';
@@ -14,9 +16,12 @@ import { tempDir } from '../helpers/temp-dir.js';
 export interface RunOptions extends Partial<Omit<LaunchSpec, 'modelId'>> {
   /** How the fake llama-server behaves. */
   readonly behaviour?: FakeBehaviour;
+  /** What the fake is started by: a command that takes it and its arguments. */
+  readonly wrapper?: readonly string[];
   /** More arguments for the fake. */
   readonly args?: readonly string[];
   readonly freePort?: InstanceContext['freePort'];
+  readonly kernelKills?: KernelKills;
 }
 
 export interface InstanceRun {
@@ -38,7 +43,14 @@ export interface InstanceRun {
 }
 
 /** Runs one instance, of the model `alpha` on a fake llama-server unless told otherwise; killed at the end of the test. */
-export function runInstance({ behaviour = {}, args = [], freePort, ...spec }: RunOptions = {}): InstanceRun {
+export function runInstance({
+  behaviour = {},
+  wrapper = [],
+  args = [],
+  freePort,
+  kernelKills = new KernelKills(killAccount()),
+  ...spec
+}: RunOptions = {}): InstanceRun {
   const journal = newJournal();
   const model = writeFakeModel(tempDir(), 'alpha', behaviour);
   const log: string[] = [];
@@ -63,6 +75,7 @@ export function runInstance({ behaviour = {}, args = [], freePort, ...spec }: Ru
     {
       modelId: 'alpha',
       command: (port) => [
+        ...wrapper,
         fakeLlamaServer,
         ...['--host', '127.0.0.1', '--port', String(port), '--alias', 'alpha', '--model', model, ...args],
       ],
@@ -71,9 +84,17 @@ export function runInstance({ behaviour = {}, args = [], freePort, ...spec }: Ru
       loadTimeoutMs: 20_000,
       stopTimeoutMs: 10_000,
       silenceTimeoutMs: 10_000,
+      hangTimeoutMs: 0,
       ...spec,
     },
-    { guard, events: bus, log: logger, ...(freePort === undefined ? {} : { freePort }) },
+    {
+      guard,
+      events: bus,
+      log: logger,
+      kernelKills,
+      nvidiaSmi: new NvidiaSmi(),
+      ...(freePort === undefined ? {} : { freePort }),
+    },
     ({ state }) => states.push(state.name),
   );
   atEndOfTest(async () => {

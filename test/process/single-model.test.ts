@@ -2,10 +2,10 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { execa } from 'execa';
-import getPort from 'get-port';
 import { describe, expect, test } from 'vitest';
 import { atEndOfTest } from '../helpers/cleanup.js';
 import { eventually } from '../helpers/eventually.js';
+import { freePort } from '../helpers/free-port.js';
 import {
   counting,
   nameAnswer,
@@ -128,8 +128,8 @@ describe('a start that fails', () => {
   ])(
     'with %s fails as that of the binary does, with its words and its exit code',
     async (_what, args, words) => {
-      const port = String(await getPort({ host: '127.0.0.1' }));
-      const other = String(await getPort({ host: '127.0.0.1' }));
+      const port = String(await freePort());
+      const other = String(await freePort());
       const native = await run([realLlamaServer(), ...args, '--port', port]);
       const ours = await supervisor([...ourOptions, ...args, '--port', other]);
       expect(ours.exitCode).toBe(native.exitCode);
@@ -157,7 +157,7 @@ describe('a start that fails', () => {
 
 describe('a model on the command line', () => {
   async function serve(args: readonly string[], env?: Record<string, string>) {
-    const port = await getPort({ host: '127.0.0.1' });
+    const port = await freePort();
     const url = `http://127.0.0.1:${port}`;
     const fixed = ['--port', String(port), '--host', '127.0.0.1', '--threads', '1'];
     const subprocess = supervisor([...ourOptions, ...args, ...fixed], env);

@@ -1,7 +1,6 @@
 import { readFileSync } from 'node:fs';
-import ts from 'typescript';
 import { describe, expect, it } from 'vitest';
-import { INTENDED_DIFFERENCES, intended } from '../e2e/intended-differences.js';
+import { namingProblem } from './named-tests.js';
 
 /** The parts of what the native router does, each with a table of its own. */
 const SECTIONS = [
@@ -24,9 +23,6 @@ const SECTIONS = [
   'The web UI',
   'Weaknesses of the native router',
 ];
-
-/** A shorter piece of a title could be found anywhere. */
-const minTitleLength = 12;
 
 interface Row {
   readonly behaviour: string;
@@ -80,48 +76,6 @@ function cellsOf(line: string): string[] {
     .map((cell) => cell.trim().replaceAll('\\|', '|'));
 }
 
-const knownTexts = new Map<string, readonly string[]>();
-
-/** What a source file says in its strings: its titles are among them, those of tables and of templates, too. */
-function textsOf(file: string): readonly string[] {
-  let texts = knownTexts.get(file);
-  if (texts === undefined) {
-    const source = readFileSync(new URL(file, root), 'utf8');
-    texts = textsIn(ts.createSourceFile(file, source, ts.ScriptTarget.Latest));
-    knownTexts.set(file, texts);
-  }
-  return texts;
-}
-
-function textsIn(node: ts.Node): string[] {
-  const texts: string[] = [];
-  if (ts.isStringLiteralLike(node) || ts.isTemplateHead(node) || ts.isTemplateMiddleOrTemplateTail(node)) {
-    texts.push(node.text);
-  }
-  if (ts.isCallExpression(node) && ts.isIdentifier(node.expression) && node.expression.text === 'intended') {
-    const [id] = node.arguments;
-    if (id && ts.isStringLiteral(id) && id.text in INTENDED_DIFFERENCES) {
-      texts.push(intended(id.text as keyof typeof INTENDED_DIFFERENCES));
-    }
-  }
-  ts.forEachChild(node, (child) => void texts.push(...textsIn(child)));
-  return texts;
-}
-
-/** What is wrong with the naming of a test; undefined when the file has one of this title. */
-function problemOf(test: string): string | undefined {
-  const [, file, title = ''] = /^`(test\/[\w./-]+\.test\.ts)`: (.+)$/.exec(test) ?? [];
-  if (file === undefined) return `'${test}' is not of the form \`test/….test.ts\`: a part of a title`;
-  if (title.length < minTitleLength) return `'${title}' is too short to tell one test from others`;
-  try {
-    return textsOf(file).some((text) => text.includes(title))
-      ? undefined
-      : `${file} has no test called '${title}'`;
-  } catch (error) {
-    return `${file} cannot be read: ${String(error)}`;
-  }
-}
-
 it('docs/compatibility.md goes through every part of what the native router does', () => {
   expect(sections.map(({ title }) => title)).toEqual(SECTIONS);
   for (const { title, rows: its } of sections) expect(its.length, title).toBeGreaterThan(0);
@@ -137,7 +91,7 @@ describe.each(sections)('$title', ({ rows: its }) => {
     expect(behaviour, line).not.toBe('');
     expect(here, line).toMatch(/^(same$|same: .|better: .|not: .)/);
     if (!here.startsWith('not')) expect(tests, `no test is named in: ${line}`).not.toEqual([]);
-    const problems = tests.map(problemOf).filter((problem) => problem !== undefined);
+    const problems = tests.map(namingProblem).filter((problem) => problem !== undefined);
     expect(problems, line).toEqual([]);
   });
 });
@@ -153,7 +107,7 @@ describe('a row that names no test that is there is found:', () => {
     ['a few letters', `${itself}: tells`, 'too short'],
     ['another form', 'see the tests', 'not of the form'],
   ])('%s', (_, test, problem) => {
-    expect(problemOf(test)).toContain(problem);
-    expect(problemOf(`${itself}: tells each behaviour once`)).toBeUndefined();
+    expect(namingProblem(test)).toContain(problem);
+    expect(namingProblem(`${itself}: tells each behaviour once`)).toBeUndefined();
   });
 });

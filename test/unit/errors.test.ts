@@ -37,10 +37,13 @@ const wire: Record<ErrorCode, [status: number, type: string]> = {
   stream_not_yet: [503, 'unavailable_error'],
   helper_failed: [503, 'unavailable_error'],
   too_many_listeners: [429, 'overloaded_error'],
+  too_many_connections: [503, 'unavailable_error'],
   feature_disabled: [403, 'feature_disabled'],
   origin_foreign: [403, 'permission_error'],
   model_changing: [503, 'unavailable_error'],
   model_unloaded_meanwhile: [400, 'invalid_request_error'],
+  model_failing: [503, 'unavailable_error'],
+  out_of_memory: [503, 'unavailable_error'],
   load_failed: [503, 'unavailable_error'],
   queue_full: [429, 'overloaded_error'],
   queue_timeout: [503, 'unavailable_error'],
@@ -50,6 +53,7 @@ const wire: Record<ErrorCode, [status: number, type: string]> = {
   client_gone: [499, 'invalid_request_error'],
   key_invalid: [401, 'authentication_error'],
   request_malformed: [400, 'invalid_request_error'],
+  expectation_unknown: [417, 'invalid_request_error'],
   not_found: [404, 'not_found_error'],
   internal: [500, 'server_error'],
 };
@@ -65,6 +69,12 @@ describe('the error catalogue', () => {
     expect(JSON.stringify(error)).toBe(
       `{"error":{"code":${status},"message":"what happened","type":"${type}","reason":"${code}"}}`,
     );
+  });
+
+  it('says when to ask again of all that another time may bring', () => {
+    const telling = codes.filter((code) => 'Retry-After' in new RouterError(code, 'm').headers);
+    const isForLater = new Set([429, 502, 503, 504, 507]);
+    expect(telling).toEqual(codes.filter((code) => isForLater.has(wire[code][0])));
   });
 
   it('is listed above as a whole', () => {
@@ -104,14 +114,12 @@ describe('a RouterError', () => {
   });
 
   it.each([
-    [undefined, {}],
     [0, { 'Retry-After': '1' }],
     [0.2, { 'Retry-After': '1' }],
     [1.2, { 'Retry-After': '2' }],
     [5, { 'Retry-After': '5' }],
   ])('with retryAfterS %s has the headers %o: whole seconds, at least one', (retryAfterS, headers) => {
-    const details = retryAfterS === undefined ? {} : { retryAfterS };
-    expect(new RouterError('queue_full', 'm', details).headers).toEqual(headers);
+    expect(new RouterError('queue_full', 'm', { retryAfterS }).headers).toEqual(headers);
   });
 });
 

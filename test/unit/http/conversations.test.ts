@@ -1,5 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { Conversations } from '../../../src/http/conversations.js';
+import type { Upstream } from '../../../src/scheduler/scheduler.js';
+
+// Nothing is asked of it here.
+const child = Object.create(null) as Upstream;
 
 describe('conversations', () => {
   it('are their last requests, and an earlier one is stopped by the next', () => {
@@ -11,18 +15,18 @@ describe('conversations', () => {
     expect(second.stopped.aborted).toBe(false);
     first.ended();
     expect(conversations.find('a')).toBe(second);
-    second.forwarded();
+    second.forwarded(child);
     expect(second.isWaiting).toBe(false);
   });
 
   it('leave an answer alone that another model is giving, and stop one of the same model', () => {
     const conversations = new Conversations();
     const first = conversations.begin('a', 'alpha');
-    first.forwarded();
+    first.forwarded(child);
     const second = conversations.begin('a', 'beta');
     expect(first.stopped.aborted).toBe(false);
     expect(conversations.find('a')).toBe(second);
-    second.forwarded();
+    second.forwarded(child);
     conversations.begin('a', 'beta');
     expect(second.stopped.aborted).toBe(true);
   });
@@ -30,8 +34,8 @@ describe('conversations', () => {
   it('wait again when what was sent had not arrived, and are stopped then', () => {
     const conversations = new Conversations();
     const turn = conversations.begin('a', 'alpha');
-    turn.forwarded();
-    expect(turn.isWaiting).toBe(false);
+    turn.forwarded(child);
+    expect([turn.isWaiting, turn.upstream]).toEqual([false, child]);
     turn.waits();
     expect(turn.isWaiting).toBe(true);
     conversations.begin('a', 'beta');

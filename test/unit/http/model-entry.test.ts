@@ -35,6 +35,9 @@ const unloaded: ModelStatus = {
   stopping: false,
   lastUsed: undefined,
   outcome: undefined,
+  failures: 0,
+  retryAt: undefined,
+  leftBehind: [],
 };
 
 const launch = { args: ['llama-server', '--alias', 'alpha'], preset: '[alpha]\n\n' };
@@ -43,6 +46,7 @@ const failedLoad: Outcome = {
   kind: 'failed',
   phase: 'loading',
   message: 'exited with code 1',
+  cause: 'other',
   exitCode: 1,
   lastLines: ['no room'],
   at,
@@ -104,7 +108,7 @@ describe('listEntry', () => {
   });
 
   it('of a failed load has the native form and the reason', () => {
-    expect(entry({ outcome: failedLoad })['status']).toEqual({
+    expect(entry({ outcome: failedLoad, failures: 1 })['status']).toEqual({
       value: 'unloaded',
       ...launch,
       exit_code: 1,
@@ -114,8 +118,28 @@ describe('listEntry', () => {
         message: 'its process exited with code 1; it said: no room',
         last_lines: ['no room'],
         at: '2026-01-02T03:04:05.678Z',
+        failures: 1,
       },
     });
+  });
+
+  it('of one that has failed again and again says how often, and when it may be started again', () => {
+    const retryAt = new Date('2026-01-02T03:04:09.5Z');
+    expect(entry({ outcome: failedLoad, failures: 4, retryAt })['status']).toMatchObject({
+      error: { failures: 4, retry_at: '2026-01-02T03:04:09.500Z' },
+    });
+  });
+
+  it('names the processes of earlier runs that could not be killed, and none when there is none', () => {
+    const leftBehind = [
+      { pid: 7, since: at },
+      { pid: 8, since: new Date('2026-01-03T00:00:00Z') },
+    ];
+    expect(entry({ leftBehind })['left_behind']).toEqual([
+      { pid: 7, since: '2026-01-02T03:04:05.678Z' },
+      { pid: 8, since: '2026-01-03T00:00:00.000Z' },
+    ]);
+    expect(entry()).not.toHaveProperty('left_behind');
   });
 
   it('of a crash says so', () => {

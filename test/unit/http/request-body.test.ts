@@ -1,6 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import { PassThrough, Readable } from 'node:stream';
-import { describe, expect, it } from 'vitest';
+import { setImmediate as turn } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { BodyBudget } from '../../../src/http/body-budget.js';
 import { readBody, type RequestBody } from '../../../src/http/request-body.js';
 import { eventually } from '../../helpers/eventually.js';
@@ -160,6 +161,43 @@ describe('readBody', () => {
     incoming.destroy(error);
     await expect(reading).rejects.toMatchObject({ code: 'client_gone' });
     expect(budget.heldBytes).toBe(0);
+  });
+});
+
+describe('a client that is slow', () => {
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] }));
+  afterEach(() => void vi.useRealTimers());
+
+  /** Writes a piece every 20 s for ten minutes, or until the body is taken or refused. */
+  async function trickle(incoming: PassThrough, piece: Buffer, reading: Promise<unknown>): Promise<number> {
+    const ends: unknown[] = [];
+    const end = (outcome: unknown) => ends.push(outcome);
+    reading.then(end, end);
+    let seconds = 0;
+    for (; seconds < 600 && ends.length === 0; seconds += 20) {
+      incoming.write(piece);
+      await turn();
+      vi.advanceTimersByTime(20_000);
+      await turn();
+    }
+    return seconds;
+  }
+
+  it('is refused when it makes no headway, although it sends a byte now and then', async () => {
+    const incoming = request();
+    const budget = new BodyBudget(1_000);
+    const reading = read(incoming, { budget });
+    expect(await trickle(incoming, Buffer.from('x'), reading)).toBe(60);
+    await expect(reading).rejects.toMatchObject({ code: 'body_timeout' });
+    expect(budget.heldBytes).toBe(0);
+  });
+
+  it('is waited for as long as it makes some', async () => {
+    const incoming = request();
+    const reading = read(incoming);
+    expect(await trickle(incoming, Buffer.alloc(8_192), reading)).toBe(600);
+    incoming.end();
+    expect((await reading).bytes).toBe(30 * 8_192);
   });
 });
 

@@ -75,7 +75,8 @@ async function rig(options: RigOptions = {}): Promise<Rig> {
   const lease = (model: string): Lease => {
     held.push(model);
     const release = (): void => void held.splice(held.indexOf(model), 1);
-    return { model, upstream, release, outcomeWithin: () => Promise.resolve(outcome) };
+    const succeeded = (): void => undefined;
+    return { model, upstream, succeeded, release, outcomeWithin: () => Promise.resolve(outcome) };
   };
   const budget = new BodyBudget(memoryBytes);
   const handler = predict(
@@ -303,6 +304,7 @@ describe('an instance that cannot be answered is an error among the predictions'
         message: 'exited with code 9',
         lastLines: ['a last word'],
         at: new Date(),
+        cause: 'signal',
         exitCode: 9,
       },
     });
@@ -326,6 +328,7 @@ describe('an instance that cannot be answered is an error among the predictions'
       tryAcquire: (model) => ({
         model,
         upstream: nobody,
+        succeeded: () => undefined,
         release: () => undefined,
         outcomeWithin: () => {
           failures += 1;

@@ -126,3 +126,15 @@ test('nothing gives the helper a model, a prefix or a certificate, whatever the 
     expect(environment).toMatchObject(Object.fromEntries(overridden.map((name) => [name, ''])));
   }
 });
+
+test('a child that aborts does not have a debugger read its stack first, unless the user wants it', () => {
+  for (const environmentOf of [
+    childEnvironment,
+    (env: NodeJS.ProcessEnv) => helperEnvironment(env, '/empty'),
+  ]) {
+    expect(environmentOf({})['GGML_NO_BACKTRACE']).toBe('1');
+    expect(environmentOf({ GGML_NO_BACKTRACE: 'yes' })['GGML_NO_BACKTRACE']).toBe('yes');
+    // For a child its presence counts.
+    expect(environmentOf({ GGML_NO_BACKTRACE: '' })['GGML_NO_BACKTRACE']).toBeUndefined();
+  }
+});

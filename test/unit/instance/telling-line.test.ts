@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { tellingLine } from '../../../src/instance/telling-line.js';
+import { tellingLine, withLastWords } from '../../../src/instance/telling-line.js';
 
 describe('the line that tells why', () => {
   it('is the first that llama-server calls an error, without what stands before its words', () => {
@@ -21,5 +21,15 @@ describe('the line that tells why', () => {
   it('is else the last one, and of nothing nothing', () => {
     expect(tellingLine(['one', 'two'])).toBe('two');
     expect(tellingLine([])).toBeUndefined();
+  });
+});
+
+describe('what is told of a failure', () => {
+  it.each([
+    ['exited with code 1', ['error: no room'], 'exited with code 1; it said: error: no room'],
+    ['ended because it said error: no room', ['error: no room'], 'ended because it said error: no room'],
+    ['was ended by SIGKILL', [], 'was ended by SIGKILL'],
+  ])('%s, having said %o', (message, lines, text) => {
+    expect(withLastWords(message, lines)).toBe(text);
   });
 });

@@ -1,11 +1,11 @@
-import { execFileSync } from 'node:child_process';
-import { writeFile as writeFileAsync } from 'node:fs/promises';
+import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, renameSync, rmSync, truncateSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it, vi } from 'vitest';
 import type { Catalog } from '../../../src/models/catalog.js';
 import { scanModelsDir } from '../../../src/models/disk/models-dir.js';
 import { discoverCatalog, Discovery, type DiscoveryOptions } from '../../../src/models/discover.js';
+import { withDeadline } from '../../helpers/eventually.js';
 import { tempDir } from '../../helpers/temp-dir.js';
 import { ggufHeader } from './gguf-header.js';
 import { byKey, table } from './help-table.js';
@@ -219,9 +219,11 @@ describe('a presets file', () => {
     const file = join(tempDir(), 'p.ini');
     execFileSync('mkfifo', [file]);
     const found = discovery({ presetFiles: [file] });
-    const writing = writeFileAsync(file, '[a]\nhf-repo = o/a');
+    // By another process: nothing else goes on in this one while it reads.
+    const writer = spawn('sh', ['-c', 'printf "[a]\\nhf-repo = o/a" >"$0"', file]);
+    const written = new Promise((resolve) => writer.once('exit', resolve));
     expect(Object.keys(problemsIn(await found.scan()))).toEqual(['a']);
-    await writing;
+    expect(await withDeadline('all of it is written', written, 10_000)).toBe(0);
     expect(Object.keys(problemsIn(await found.scan()))).toEqual(['a']);
   });
 

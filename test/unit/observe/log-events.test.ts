@@ -183,6 +183,12 @@ describe('what happens to a model', () => {
     ]);
   });
 
+  it.each(['hung', 'load deadline'])('that is stopped because it is at fault is a warning: %s', (reason) => {
+    expect(logged({ type: 'model.stopping', model: 'm', reason })).toEqual([
+      { level: 'warn', model: 'm', reason, msg: 'model.stopping' },
+    ]);
+  });
+
   it('when it is removed says what has gone, shortened where that is much', () => {
     const removed = Array.from({ length: 30 }, (_, index) => `/cache/${index}`);
     expect(

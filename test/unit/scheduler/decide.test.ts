@@ -21,8 +21,9 @@ function decided(
   instances: InstanceView[],
   queue: QueueView[],
   held: string[] = [],
+  cramped: string[] = [],
 ): ReturnType<typeof decide> {
-  return decide({ limit, instances, queue, held, now, fairAfter });
+  return decide({ limit, instances, queue, held, cramped: new Set(cramped), now, fairAfter });
 }
 
 const nothing = { admit: [], start: [], stop: [], hold: [] };
@@ -66,6 +67,20 @@ describe('decide, case by case', () => {
         ...nothing,
         start: ['b'],
       });
+    });
+  });
+
+  describe('2. an entry whose load has run out of memory', () => {
+    const leaving = instance('x', { phase: 'stopping' });
+
+    it('does not start while what was stopped for it is still there', () => {
+      expect(decided(0, [leaving], [waiting('a')], [], ['a'])).toEqual(nothing);
+      expect(decided(0, [leaving], [waiting('a')], [], [])).toEqual({ ...nothing, start: ['a'] });
+    });
+
+    it('keeps its slot meanwhile', () => {
+      const queue = [waiting('a'), waiting('b'), waiting('c')];
+      expect(decided(3, [leaving], queue, [], ['a'])).toEqual({ ...nothing, start: ['b'] });
     });
   });
 
@@ -238,6 +253,7 @@ const snapshots: fc.Arbitrary<Snapshot> = fc
       instances: fc.tuple(...running.map(anyInstance)),
       queue: fc.constant(inOrderOfArrival(queued, arrivals)),
       held: fc.shuffledSubarray(running),
+      cramped: fc.constant(new Set<string>()),
       now: fc.constant(now),
       fairAfter: fc.constant(fairAfter),
     }),

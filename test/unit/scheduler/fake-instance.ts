@@ -1,5 +1,7 @@
 import type { Instance } from '../../../src/instance/instance.js';
+import type { LeftBehind } from '../../../src/instance/left-behind.js';
 import {
+  type FailureCause,
   statusWord,
   type InstanceState,
   type Outcome,
@@ -27,6 +29,10 @@ export class FakeInstance {
   stopReason: StopReason | undefined;
   stoppedFrom: InstanceState['name'] | undefined;
   killed = false;
+  /** Set before it exits when its process could not be killed. */
+  leftBehind: readonly LeftBehind[] = [];
+  /** Why it ends, if it fails. */
+  failsBy: FailureCause = 'other';
   readonly #onChange: (instance: Instance) => void;
   readonly #onStop: (instance: FakeInstance, reason: StopReason) => void;
   #markSpawned: () => void = () => undefined;
@@ -49,6 +55,8 @@ export class FakeInstance {
   asInstance(): Instance {
     return this as unknown as Instance;
   }
+
+  readonly hasDied = false;
 
   get isAlive(): boolean {
     return this.state.name !== 'exited';
@@ -122,6 +130,7 @@ export class FakeInstance {
       phase: this.upstream === undefined ? 'loading' : 'running',
       message: 'exited with code 1',
       exitCode: 1,
+      cause: this.failsBy,
       lastLines: ['loading model', 'unknown model architecture'],
       at: new Date(0),
     };

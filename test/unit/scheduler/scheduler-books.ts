@@ -17,6 +17,8 @@ interface Entry {
   readonly launchesBefore: number;
   /** The refusal that something which has happened since must bring it. */
   due: ErrorCode | undefined;
+  /** From when on its wait is bounded: its arrival, or the end of the load it has waited for. */
+  boundedSince: number;
   /** When the load it waited for was given up, because the model had changed. */
   backInLineAt: number;
   checked: boolean;
@@ -25,7 +27,7 @@ interface Entry {
 /** All that wait for one model. */
 interface Group {
   readonly model: string;
-  /** Arrival of the first of them. */
+  /** Arrival of the first who came; when some were served, of the first who is left. */
   readonly since: number;
   readonly instance: FakeInstance | undefined;
 }
@@ -39,7 +41,7 @@ export class SchedulerBooks {
   readonly #rig: Rig;
   readonly #options: SchedulerOptions;
   readonly #entries = new Map<Ask, Entry>();
-  /** Arrival of the first that waits, for each model that somebody waits for, in order of arrival. */
+  /** Place in line of each model that somebody waits for: see `Group`. */
   readonly #groupSince = new Map<string, number>();
   /** What was unloaded, and when. */
   readonly #unloadedAt = new Map<FakeInstance, number>();
@@ -47,14 +49,22 @@ export class SchedulerBooks {
   readonly #outdatedAt = new Map<FakeInstance, number>();
   /** Models whose last run has failed in the form they have now. */
   readonly #failed = new Set<string>();
+  /** How often each model has failed. */
+  readonly #failures = new Map<string, number>();
   readonly #lastReleaseAt = new Map<FakeInstance, number>();
   /** What went wrong inside the scheduler's calls to us, where throwing would only look like a failed launch. */
   readonly #wrongs: string[] = [];
-  /** Who starved when the books were last compared, and what was withheld for them, with its leases then. */
-  #starvation: { starving: readonly Group[]; withheld: ReadonlyMap<FakeInstance, number> } = {
-    starving: [],
-    withheld: new Map(),
-  };
+  /**
+   * Who starved when the books were last compared, what could have been withheld for them, and what was, with its leases
+   * then.
+   */
+  #starvation: {
+    starving: readonly Group[];
+    candidates: readonly FakeInstance[];
+    withheld: ReadonlyMap<FakeInstance, number>;
+  } = { starving: [], candidates: [], withheld: new Map() };
+  /** What has been given leases since the books were last compared. */
+  readonly #admitting = new Set<FakeInstance>();
   #closed = false;
 
   constructor(options: SchedulerOptions) {
@@ -100,6 +110,7 @@ export class SchedulerBooks {
       found: instance,
       launchesBefore: this.#rig.launched.length,
       due: this.#dueOnArrival(ask),
+      boundedSince: ask.askedAt,
       backInLineAt: 0,
       checked: false,
     });
@@ -141,8 +152,13 @@ export class SchedulerBooks {
     const stopWasMeant = instance.stopReason !== undefined && instance.stopReason !== 'load deadline';
     if (instance.readyAt === undefined && !stopWasMeant) this.#owe(instance.modelId, 'load_failed');
     else this.#oweLooks(instance.modelId);
-    if (!stopWasMeant && this.#isCurrent(instance)) this.#failed.add(instance.modelId);
-    else this.#failed.delete(instance.modelId);
+    if (!stopWasMeant && this.#isCurrent(instance)) {
+      const { modelId } = instance;
+      this.#failed.add(modelId);
+      this.#failures.set(modelId, (this.#failures.get(modelId) ?? 0) + 1);
+    } else {
+      this.#failed.delete(instance.modelId);
+    }
     instance.exits();
   }
 
@@ -178,8 +194,8 @@ export class SchedulerBooks {
    * then nobody is left waiting.
    */
   async endEverything(): Promise<void> {
-    // Each round every waiting model comes at least one step nearer: its victim stops, its load begins, it is ready.
-    for (let rounds = 3 * this.#groups().length + 3; rounds > 0 && this.waiting.length > 0; rounds -= 1) {
+    // Each round every model that is waited for comes at least one step nearer: its victim stops, its load begins, it is ready.
+    for (let rounds = 3 * this.waiting.length + 3; rounds > 0 && this.waiting.length > 0; rounds -= 1) {
       for (const instance of this.stopping) this.exits(instance);
       await this.compare();
       for (const instance of this.loading) instance.becomesReady();
@@ -228,11 +244,17 @@ export class SchedulerBooks {
     // What is due at this very moment happens.
     await passes(0);
     for (const [ask, entry] of this.#entries) {
+      const readyAt = this.#aliveOf(ask.model)?.readyAt;
+      if (ask.isWaiting && readyAt !== undefined) entry.boundedSince = Math.max(entry.boundedSince, readyAt);
       this.#checkAnswer(ask, entry);
       if (entry.checked && !ask.holdsLease) this.#entries.delete(ask);
     }
-    for (const model of [...this.#groupSince.keys()]) {
-      if (!this.#isWanted(model)) this.#groupSince.delete(model);
+    for (const [model, since] of [...this.#groupSince]) {
+      const [first] = this.#waitingFor(model);
+      if (!first) this.#groupSince.delete(model);
+      else if ([...this.#admitting].some(({ modelId }) => modelId === model)) {
+        this.#groupSince.set(model, Math.max(since, first.askedAt));
+      }
     }
     must(this.#wrongs.length === 0, this.#wrongs.join('; '));
     this.#checkInstances();
@@ -241,6 +263,7 @@ export class SchedulerBooks {
     this.#checkWaits();
     this.#checkSlots();
     this.#checkFairness();
+    this.#admitting.clear();
   }
 
   /** Nothing is launched for nobody, beside itself, above the limit, or before somebody who came earlier. */
@@ -251,7 +274,9 @@ export class SchedulerBooks {
     this.#note(this.#aliveOf(model) === undefined, `${model} has one instance at a time`);
     this.#note(typeof this.#rig.formOf(model) === 'string', `${model} is launched only while it is served`);
     this.#note(modelsMax === 0 || this.#rig.alive.length < modelsMax, 'the limit is kept');
-    const first = this.#groups().find(({ instance }) => instance === undefined);
+    // Who waited for one that is left alone from this moment on has been refused, and hears of it in a moment.
+    const isLeftAlone = (one: string): boolean => this.#rig.scheduler.pauseMs(one) > 0;
+    const first = this.#groups().find((group) => group.instance === undefined && !isLeftAlone(group.model));
     this.#note(first?.model === model, `${model} is not launched before ${first?.model ?? 'nobody'}`);
     if (this.#rig.unlaunchable.has(model)) this.#owe(model, 'load_failed');
   }
@@ -307,6 +332,8 @@ export class SchedulerBooks {
     );
     for (const instance of this.#rig.launched) {
       const { modelId, stopReason, stoppedFrom } = instance;
+      const isOver = this.#leases(instance) > this.#inFlightMax;
+      must(!isOver, `${modelId} answers no more than ${this.#inFlightMax} requests at once`);
       const wasLoading = stoppedFrom === 'loading';
       must(stopReason !== 'evicted' || !wasLoading, `${modelId} is not evicted while it loads`);
       if (stopReason === 'evicted' || stopReason === 'changed' || stopReason === 'removed') {
@@ -351,7 +378,7 @@ export class SchedulerBooks {
     for (const ask of this.waiting) {
       const instance = this.#aliveOf(ask.model);
       const isBoundedByLoad = instance?.state.name === 'loading' || instance?.stopReason === 'load deadline';
-      const isInTime = this.#age(ask.askedAt) < this.#options.queueTimeoutMs;
+      const isInTime = this.#age(this.#entry(ask).boundedSince) < this.#options.queueTimeoutMs;
       must(isInTime || isBoundedByLoad, `nobody waits for ${ask.model} beyond the queue time-out`);
       const isFair = (this.#awaitsOldFormFor(ask) ?? -1) < this.#options.fairAfterMs;
       must(isFair, `nobody waits for the old form of ${ask.model} to end beyond fair-after`);
@@ -382,7 +409,9 @@ export class SchedulerBooks {
     const placeOf = (model: string): number => groups.findIndex((group) => group.model === model);
     const firstStarving = placeOf(starving[0]?.model ?? '');
     const busy = this.up.filter((instance) => !this.#drains(instance) && this.#isBusy(instance));
-    const held = busy.filter((instance) => !this.#takesLeases(instance));
+    // Of what is full only its next lease tells.
+    const full = busy.filter((instance) => this.#leases(instance) === this.#inFlightMax);
+    const held = busy.filter((instance) => !full.includes(instance) && !this.#takesLeases(instance));
     const starveOn = this.#starvation.starving.every(({ model, since }) =>
       starving.some((group) => group.model === model && group.since === since),
     );
@@ -390,7 +419,10 @@ export class SchedulerBooks {
       const takesMore = this.#leases(instance) > leases;
       must(!starveOn || !takesMore, `${instance.modelId} is withheld until those are served who starve`);
     }
-    this.#starvation = { starving, withheld: new Map(held.map((one) => [one, this.#leases(one)])) };
+    const goOn = this.#starvation.candidates.filter((instance) => busy.includes(instance));
+    const someoneYields = goOn.length === 0 || goOn.some((instance) => !this.#admitting.has(instance));
+    must(!starveOn || someoneYields, 'what has starved somebody takes no new requests');
+    const withheld = new Map(held.map((one) => [one, this.#leases(one)]));
     must(
       held.length <= starving.length,
       `${held.length} models are withheld for ${starving.length} that starve`,
@@ -399,16 +431,23 @@ export class SchedulerBooks {
       const place = placeOf(modelId);
       if (place === -1) continue;
       must(
-        held.some((one) => one.modelId === modelId),
+        [...held, ...full].some((one) => one.modelId === modelId),
         `nobody waits for ${modelId}, which takes requests`,
       );
-      must(place > firstStarving, `${modelId} is withheld only from those who came after the starving`);
+      const isHeld = held.some((one) => one.modelId === modelId);
+      const isLater = place > firstStarving;
+      must(!isHeld || isLater, `${modelId} is withheld only from those who came after the starving`);
     }
-    if (starving.length === 0) return;
     const candidates = busy.filter(
       ({ modelId }) => placeOf(modelId) === -1 || placeOf(modelId) > firstStarving,
     );
-    must(held.length > 0 || candidates.length === 0, 'what starves somebody takes no new requests');
+    this.#starvation = { starving, candidates: starving.length === 0 ? [] : candidates, withheld };
+    if (starving.length === 0) return;
+    const someIsFull = candidates.some((instance) => full.includes(instance));
+    must(
+      held.length > 0 || someIsFull || candidates.length === 0,
+      'what starves somebody takes no new requests',
+    );
   }
 
   /** A refusal must have its reason and an admission its instance; what is owed must have come. */
@@ -439,6 +478,10 @@ export class SchedulerBooks {
     }
     const instance = this.#instanceOf(ask);
     must(instance === this.#aliveOf(model) && instance.isUp, `a lease on ${model} is on what is up`);
+    this.#admitting.add(instance);
+    const passedOver = [...this.#entries].find(([other]) => other.model === model && other.isWaiting);
+    const isInOrder = !passedOver || this.#arrivalOf(ask) < this.#arrivalOf(passedOver[0]);
+    must(isInOrder, `a request for ${model} is not served before one that came earlier`);
     must(!this.#drains(instance), `no lease is given on ${model} while it drains`);
   }
 
@@ -449,16 +492,22 @@ export class SchedulerBooks {
     return kind === 'look' ? 'model_not_loaded' : form.code;
   }
 
+  /** Its number among those that are not over; they are kept in order of arrival. */
+  #arrivalOf(ask: Ask): number {
+    return [...this.#entries.keys()].indexOf(ask);
+  }
+
   #isDeserved(code: ErrorCode, ask: Ask, entry: Entry): boolean {
     const isOwed = entry.due === code;
     const isLoading = this.#aliveOf(ask.model)?.state.name === 'loading';
-    const queueEnds = Math.max(ask.askedAt + this.#options.queueTimeoutMs, entry.backInLineAt);
+    const queueEnds = Math.max(entry.boundedSince + this.#options.queueTimeoutMs, entry.backInLineAt);
     const reasons: Partial<Record<ErrorCode, boolean>> = {
       client_gone: ask.hasLeft,
       queue_full: !entry.fits,
       queue_timeout: performance.now() === queueEnds && !isLoading,
       model_changing: this.#awaitsOldFormFor(ask) === this.#options.fairAfterMs,
       model_already_running: ask.kind === 'load' && entry.wasRunning,
+      model_failing: (this.#failures.get(ask.model) ?? 0) >= 2,
       model_not_loaded: ask.kind === 'look' && (isOwed || !entry.wasRunning),
     };
     return reasons[code] ?? isOwed;
@@ -490,7 +539,9 @@ export class SchedulerBooks {
       model,
       since,
       instance: this.#aliveOf(model),
-    })).filter(({ model }) => this.#isWanted(model));
+    }))
+      .filter(({ model }) => this.#isWanted(model))
+      .sort((a, b) => a.since - b.since);
   }
 
   /** Those who need a slot and are not among the first, for whom one is becoming free. */
@@ -520,6 +571,11 @@ export class SchedulerBooks {
     const instance = this.#rig.launched.find(({ upstream }) => upstream && upstream === ask.lease?.upstream);
     if (!instance) throw new Error(`a lease on ${ask.model} is on no instance`);
     return instance;
+  }
+
+  /** Leases that an instance can have at most. */
+  get #inFlightMax(): number {
+    return this.#options.inFlightMax || Number.POSITIVE_INFINITY;
   }
 
   #leases(instance: FakeInstance): number {

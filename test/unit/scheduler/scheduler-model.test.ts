@@ -21,8 +21,10 @@ const tickMs = 10;
 const options: fc.Arbitrary<SchedulerOptions> = fc.record({
   modelsMax: fc.constantFrom(0, 1, 1, 2, 2, 3, 4),
   queueMax: fc.constantFrom(1, 3, 6, 10),
+  inFlightMax: fc.constantFrom(0, 0, 1, 2),
   queueTimeoutMs: fc.constantFrom(200, 1_000),
   fairAfterMs: fc.constantFrom(0, 50, 300),
+  loadTimeoutMs: fc.constant(600_000),
   drainTimeoutMs: fc.constantFrom(20, 500),
 });
 

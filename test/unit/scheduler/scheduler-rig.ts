@@ -76,8 +76,10 @@ export const broken = new RouterError('model_invalid', 'model cannot be served')
 const defaults: SchedulerOptions = {
   modelsMax: 1,
   queueMax: 100,
+  inFlightMax: 0,
   queueTimeoutMs: 600_000,
   fairAfterMs: 30_000,
+  loadTimeoutMs: 600_000,
   drainTimeoutMs: 60_000,
 };
 

