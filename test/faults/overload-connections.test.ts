@@ -149,7 +149,11 @@ describe('--connections-max', () => {
       }
       await eventually(
         'all of them hold a descriptor',
-        () => figuresOf(service.supervisor.pid).files - before.files >= count - filesToSpare,
+        () => {
+          const missing = count - (figuresOf(service.supervisor.pid).files - before.files);
+          if (missing > filesToSpare) throw new Error(`of ${count} there is none for ${missing}`);
+          return true;
+        },
         patience,
       );
       const { residentMiB } = figuresOf(service.supervisor.pid);

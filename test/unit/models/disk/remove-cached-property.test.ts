@@ -173,6 +173,14 @@ function companionFor(model: Item, kind: Item['kind'], entries: readonly Entry[]
     )[0];
 }
 
+function snapshotOf({ snapshot }: Pick<Entry, 'snapshot'>): string {
+  return `${REPO}/snapshots/${COMMITS[snapshot] ?? ''}`;
+}
+
+function pathInCache(entry: Entry): string {
+  return `${snapshotOf(entry)}/${entry.path}`;
+}
+
 /** The entries that go with the models of `tag`. */
 function goingWith(tag: string, all: readonly Entry[]): Set<Entry> {
   const going = new Set<Entry>();
@@ -198,20 +206,29 @@ function goingWith(tag: string, all: readonly Entry[]): Set<Entry> {
   return going;
 }
 
-/** What there is to be left of `before` when the models of `tag` are removed. */
+/**
+ * What there is to be left of `before` when the models of `tag` are removed.
+ *
+ * @param inUse the files that the other models are listed with
+ */
 function expectedAfter(
   repo: Repository,
   tag: string,
   before: ReadonlyMap<string, string>,
+  inUse: readonly string[],
 ): Map<string, string> {
   const all = entriesOf(repo);
   const going = goingWith(tag, all);
+  if (repo.made === 'links') {
+    // A file that another model loads stays under all its names, those in snapshots that have no use for it, too.
+    const loaded = all.filter((entry) => inUse.some((file) => file.endsWith(pathInCache(entry))));
+    for (const entry of going) if (loaded.some(({ blob }) => blob === entry.blob)) going.delete(entry);
+  }
   const staying = all.filter((entry) => !going.has(entry));
   const left = new Map(before);
   const remove = (path: string): void => void left.delete(Buffer.from(path).toString('latin1'));
-  const snapshotOf = ({ snapshot }: Entry): string => `${REPO}/snapshots/${COMMITS[snapshot] ?? ''}`;
   for (const entry of going) {
-    remove(`${snapshotOf(entry)}/${entry.path}`);
+    remove(pathInCache(entry));
     if (repo.made === 'copies' || staying.some(({ blob }) => blob === entry.blob)) continue;
     remove(`${REPO}/blobs/${entry.blob}`);
     remove(`${REPO}/blobs/${entry.blob}.downloadInProgress`);
@@ -219,9 +236,9 @@ function expectedAfter(
 
   const isEmpty = (path: string): boolean => ![...left.keys()].some((other) => other.startsWith(`${path}/`));
   for (const entry of going) {
-    for (let path = `${snapshotOf(entry)}/${entry.path}`; path !== snapshotOf(entry);) {
+    for (let path = pathInCache(entry); path !== snapshotOf(entry);) {
       path = dirname(path);
-      const isCheckedOut = path === snapshotOf({ ...entry, snapshot: repo.main });
+      const isCheckedOut = path === snapshotOf({ snapshot: repo.main });
       if (isEmpty(path) && !isCheckedOut) remove(path);
     }
   }
@@ -268,7 +285,11 @@ it(
         const caches = { hub: cache, flat: [cache] };
         const { removed, freedBytes } = await removeFromCache(model, caches, catalog.models);
         const after = listing(cache);
-        const expected = expectedAfter(repo, model.id.split(':')[1] ?? '', before);
+        const others = catalog.models.filter(({ id }) => id !== model.id);
+        const inUse = others
+          .flatMap(({ file, mmproj, draft }) => [file, mmproj, draft])
+          .filter((path) => path !== undefined);
+        const expected = expectedAfter(repo, model.id.split(':')[1] ?? '', before, inUse);
         expect([...after.keys()].sort()).toEqual([...expected.keys()].sort());
         expect(after).toEqual(expected);
 
