@@ -334,7 +334,12 @@ export class Supervisor {
       loaded = await keepLoaded({ env, settings, main, launcher, scheduler, loads, log });
     }
     onFailure(() => loaded?.close());
-    loaded?.listenTo(events);
+    // Requests have been taken since it listens.
+    const loadedBefore = catalog.current.models.filter(({ id }) => scheduler.status(id).value === 'loaded');
+    loaded?.listenTo(
+      events,
+      loadedBefore.map(({ id }) => id),
+    );
     loadAtStart({ catalog, loads, modelsMax, first: loadFirst, restored: loaded?.models ?? [], log });
 
     // 5. Follow the disk.
@@ -498,8 +503,8 @@ async function keepLoaded({
   return new LoadedModels(
     {
       write: (list) => writeLoadedModels(file, list),
-      comeBack: async (absent) => {
-        const isLoaded = await loads.ifItFits(absent, (model, err) =>
+      comeBack: async (absent, isWanted) => {
+        const isLoaded = await loads.ifItFits(absent, isWanted, (model, err) =>
           log.warn({ model, err }, '--restore: a model that was left out could not be loaded'),
         );
         if (isLoaded) log.info({ model: absent }, '--restore: loading a model that was left out');

@@ -52,6 +52,8 @@ export class Relay implements Dispatcher.DispatchHandler {
   readonly #options: RelayOptions;
   #settle!: (end: RelayEnd) => void;
   #controller: Dispatcher.DispatchController | undefined;
+  /** Set when it was ended from our side before the child could be reached. */
+  #cutBy: Error | undefined;
   #clientGone = false;
   /** 0 until the answer has begun. */
   #status = 0;
@@ -77,7 +79,8 @@ export class Relay implements Dispatcher.DispatchHandler {
 
   onRequestStart(controller: Dispatcher.DispatchController): void {
     this.#controller = controller;
-    if (this.#clientGone && !this.#isDetached) controller.abort(clientLeft);
+    if (this.#cutBy) controller.abort(this.#cutBy);
+    else if (this.#clientGone && !this.#isDetached) controller.abort(clientLeft);
   }
 
   onResponseStart(
@@ -157,7 +160,8 @@ export class Relay implements Dispatcher.DispatchHandler {
 
   /** Ends it from our side, as if the child had failed. */
   cut(error: Error): void {
-    this.#controller?.abort(error);
+    if (this.#controller) this.#controller.abort(error);
+    else this.#cutBy = error;
   }
 
   readonly #onClose = (): void => {

@@ -67,8 +67,7 @@ export class Descendants {
    * those, and to llama-server a second one means something else. Never rejects.
    */
   async signal(signal: NodeJS.Signals): Promise<void> {
-    for (const { pid, group } of await this.#stillThere())
-      if (group !== this.#options.root) send(signal, pid);
+    for (const { pid, group } of await this.#alive()) if (group !== this.#options.root) send(signal, pid);
   }
 
   /**
@@ -88,7 +87,7 @@ export class Descendants {
   async #look(): Promise<void> {
     const { root, rootLives, guard, table } = this.#options;
     const processes = (await table())?.processes ?? [];
-    const known = await this.#stillThere();
+    const known = await this.#alive();
     // Asked when the table was read: in it the number may be a stranger's already.
     const roots = [...(rootLives() ? [root] : []), ...known.map(({ pid }) => pid)];
     const family = new Set(roots.flatMap((each) => familyOf(each, processes).map(({ pid }) => pid)));
@@ -96,7 +95,7 @@ export class Descendants {
       if (pid === root || this.#known.has(pid)) continue;
       // Read a moment later; a number is not given out again before all others were.
       const life = await this.#lifeOf(pid);
-      if (life === undefined) continue;
+      if (typeof life === 'string') continue;
       this.#known.set(pid, life.start);
       guard.addProcess(pid, life.start);
     }
@@ -106,16 +105,22 @@ export class Descendants {
     await this.#looking;
     if (this.#known.size === 0) return;
     await this.look();
-    for (const { pid } of await this.#stillThere()) send('SIGKILL', pid);
-    while (!late.aborted && (await this.#stillThere()).length > 0) await delay(killPollMs);
+    for (;;) {
+      const alive = await this.#alive();
+      if (late.aborted || this.#known.size === 0) return;
+      // Each time: a look that took long may have found more meanwhile.
+      for (const { pid } of alive) send('SIGKILL', pid);
+      await delay(killPollMs);
+    }
   }
 
-  /** Forgets those that are gone. */
-  async #stillThere(): Promise<readonly { readonly pid: number; readonly group: number }[]> {
+  /** Those that are there for certain. Forgets those that are gone, and no others: a reading that fails tells nothing. */
+  async #alive(): Promise<readonly { readonly pid: number; readonly group: number }[]> {
     const found = [];
     for (const [pid, start] of [...this.#known]) {
       const life = await this.#lifeOf(pid);
-      if (life?.start === start) {
+      if (life === 'unknown') continue;
+      if (life !== 'ended' && life.start === start) {
         found.push({ pid, group: life.group });
       } else if (this.#known.get(pid) === start) {
         this.#known.delete(pid);
@@ -129,13 +134,18 @@ export class Descendants {
   async #gone(pid: number, start: string): Promise<void> {
     while (this.#known.get(pid) === start) {
       await delay(survivorPollMs, undefined, { ref: false });
-      await this.#stillThere();
+      await this.#alive();
     }
   }
 
-  /** Undefined for one that has ended, though its parent may not have waited for it yet. */
-  async #lifeOf(pid: number): Promise<Life | undefined> {
-    return lifeIn(await this.#options.readStat(pid).catch(() => ''));
+  /** One that has ended may not have been waited for by its parent yet. Unknown: there was no descriptor left, say. */
+  async #lifeOf(pid: number): Promise<Life | 'ended' | 'unknown'> {
+    try {
+      return lifeIn(await this.#options.readStat(pid)) ?? 'ended';
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      return code === 'ENOENT' || code === 'ESRCH' ? 'ended' : 'unknown';
+    }
   }
 }
 

@@ -32,8 +32,11 @@ export const nothingLoaded: LoadedList = { models: [], absent: [] };
 export interface LoadedModelsEffects {
   /** Keeps the list: whole or not at all. */
   readonly write: (list: LoadedList) => Promise<void>;
-  /** Loads a model that was left out, if it can be by now and has room; says whether it does. Never rejects. */
-  readonly comeBack: (model: string) => Promise<boolean>;
+  /**
+   * Loads a model that was left out, if it can be by now, has room, and `isWanted` still when that is known; says whether
+   * it does. Never rejects.
+   */
+  readonly comeBack: (model: string, isWanted: () => boolean) => Promise<boolean>;
   /** When the last request for the model ended; undefined while there has been none. */
   readonly usedAt: (model: string) => Date | undefined;
   /** Called for a model that was left out and is not waited for any longer. */
@@ -75,6 +78,8 @@ export class LoadedModels {
   #closed = false;
   /** The list of the last run, while it cannot be read: what is not known must not be written over. */
   #late: Promise<LoadedList> | undefined;
+  /** Models that were told to go meanwhile. */
+  readonly #goneBeforeList = new Set<string>();
 
   /** @param restored what is being restored: it is on the list from the start, whether it is ready or not */
   constructor(effects: LoadedModelsEffects, { models, absent, late }: RestoredList = nothingLoaded) {
@@ -92,13 +97,16 @@ export class LoadedModels {
     return used.sort((a, b) => b.at - a.at).map(({ model }) => model);
   }
 
-  listenTo(events: EventBus): void {
+  /** @param loadedBefore ids of models that have been loaded by now: nobody was told */
+  listenTo(events: EventBus, loadedBefore: readonly string[] = []): void {
     this.#stopListening = events.subscribe((event) => this.#hear(event));
+    for (const model of loadedBefore) this.#add(model);
     void this.#late?.then((list) => this.#arrived(list));
   }
 
   /** Somebody wants a model that was left out to stay away. Returns whether it was waited for. */
   callOff(model: string): boolean {
+    if (this.#late) this.#goneBeforeList.add(model);
     const left = this.#absent.filter((absent) => absent.model !== model);
     if (left.length === this.#absent.length) return false;
     this.#absent = left;
@@ -120,8 +128,7 @@ export class LoadedModels {
 
   #hear(event: SupervisorEvent): void {
     if (event.type === 'model.loaded') {
-      this.callOff(event.model);
-      if (!this.#models.includes(event.model)) this.#set([event.model, ...this.#models]);
+      this.#add(event.model);
     } else if (event.type === 'model.unloaded') {
       if (!event.failed && wasToldToGo(event.reason)) this.#forget(event.model);
     } else if (event.type === 'model.removed') {
@@ -132,6 +139,12 @@ export class LoadedModels {
     }
   }
 
+  #add(model: string): void {
+    this.callOff(model);
+    this.#goneBeforeList.delete(model);
+    if (!this.#models.includes(model)) this.#set([model, ...this.#models]);
+  }
+
   /** Nothing of it was loaded at the start: all of it was left out. */
   #arrived({ models, absent }: LoadedList): void {
     if (this.#closed) return;
@@ -139,7 +152,10 @@ export class LoadedModels {
     const since = new Date().toISOString();
     const others = absent.filter(({ model }) => !models.includes(model));
     const all = [...models.map((model) => ({ model, since })), ...others];
-    this.#absent = all.filter(({ model }) => !this.#models.includes(model));
+    this.#absent = all.filter(
+      ({ model }) => !this.#models.includes(model) && !this.#goneBeforeList.has(model),
+    );
+    this.#goneBeforeList.clear();
     this.#changed();
     this.#lookAgain();
   }
@@ -153,7 +169,8 @@ export class LoadedModels {
     this.#forgetOld();
     for (const absent of this.#absent) {
       const isWaitedFor = (): boolean => !this.#closed && this.#absent.includes(absent);
-      if (!isWaitedFor() || !(await this.#effects.comeBack(absent.model)) || !isWaitedFor()) continue;
+      if (!isWaitedFor() || !(await this.#effects.comeBack(absent.model, isWaitedFor)) || !isWaitedFor())
+        continue;
       this.#absent = this.#absent.filter((each) => each !== absent);
       this.#set([...new Set([...this.#models, absent.model])]);
     }

@@ -29,7 +29,8 @@ export class OwnLoads {
     for (const model of models) {
       const canBe = await this.#canBe(model).catch((error: unknown) => onError(model, error));
       this.#toCome.delete(model);
-      if (canBe !== true) continue;
+      // A request may have been first.
+      if (canBe !== true || scheduler.status(model).value !== 'unloaded') continue;
       scheduler.load(model, new AbortController().signal).catch((error: unknown) => onError(model, error));
     }
   }
@@ -38,9 +39,14 @@ export class OwnLoads {
    * Loads the model if nobody has yet, and a slot is left that nobody has or waits for: what was loaded meanwhile was
    * asked for meanwhile, and those that come back together would only evict each other.
    *
+   * @param isWanted asked when its files have been read, which may take long
    * @returns whether it is being loaded. Never rejects.
    */
-  async ifItFits(model: string, onError: (model: string, error: unknown) => void): Promise<boolean> {
+  async ifItFits(
+    model: string,
+    isWanted: () => boolean,
+    onError: (model: string, error: unknown) => void,
+  ): Promise<boolean> {
     const { scheduler, modelsMax } = this.#options;
     const hasRoom = (): boolean => modelsMax === 0 || scheduler.slotsTaken + this.#toCome.size < modelsMax;
     const isAway = (): boolean => {
@@ -49,8 +55,7 @@ export class OwnLoads {
     };
     if (!isAway() || !hasRoom()) return false;
     const canBe = await this.#canBe(model).catch((error: unknown) => onError(model, error));
-    // Reading its files took a while.
-    if (canBe !== true || !isAway() || !hasRoom()) return false;
+    if (canBe !== true || !isWanted() || !isAway() || !hasRoom()) return false;
     scheduler
       .load(model, new AbortController().signal, { anew: false })
       .catch((error: unknown) => onError(model, error));

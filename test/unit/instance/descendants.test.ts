@@ -1,7 +1,7 @@
 import { describe, expect, it, vi } from 'vitest';
 import { Descendants } from '../../../src/instance/descendants.js';
 import { atEndOfTest } from '../../helpers/cleanup.js';
-import { withDeadline } from '../../helpers/eventually.js';
+import { eventually, withDeadline } from '../../helpers/eventually.js';
 
 const root = 100;
 
@@ -32,7 +32,7 @@ function machine() {
   atEndOfTest(() => spy.mockRestore());
 
   const guarded = new Set<string>();
-  const rig = { rootLives: true, filesAnswer: true };
+  const rig = { rootLives: true, filesAnswer: true, hasDescriptors: true };
   const descendants = new Descendants({
     root,
     rootLives: () => rig.rootLives,
@@ -47,8 +47,9 @@ function machine() {
       }),
     readStat: (pid) => {
       if (!rig.filesAnswer) return new Promise(() => undefined);
+      if (!rig.hasDescriptors) return Promise.reject(Object.assign(new Error('EMFILE'), { code: 'EMFILE' }));
       const found = processes.get(pid);
-      if (!found) return Promise.reject(new Error('ENOENT'));
+      if (!found) return Promise.reject(Object.assign(new Error('ENOENT'), { code: 'ENOENT' }));
       const { state = 'S', parent, group, start } = found;
       const between = '0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0';
       return Promise.resolve(`${pid} (a) S (b) ${state} ${parent} ${group} ${group} ${between} ${start} 9 9`);
@@ -128,6 +129,33 @@ describe('what a child has started', () => {
     processes.delete(101);
     await withDeadline('its end is told', survivor.exited, 10_000);
     expect(guarded).toEqual(new Set());
+  });
+
+  it('is not taken for gone when that cannot be read for want of a descriptor', async () => {
+    const { descendants, guarded, rig, signals } = machine();
+    await descendants.look();
+    rig.hasDescriptors = false;
+    await descendants.look();
+    await descendants.signal('SIGTERM');
+    expect(signals).toEqual([]);
+    const ended = descendants.end(10_000);
+    expect(guarded).toEqual(new Set(['101 of 1001']));
+    rig.hasDescriptors = true;
+    expect(await ended).toEqual([]);
+    expect(signals).toEqual(['SIGKILL 101']);
+  });
+
+  it('is killed, too, when it is found after the others were', async () => {
+    const { descendants, processes, add, signals } = machine();
+    add({ pid: 101, parent: root, group: 101, start: 1_001, unkillable: true });
+    await descendants.look();
+    const ended = descendants.end(10_000);
+    await eventually('the first is killed', () => signals.includes('SIGKILL 101'));
+    add({ pid: 103, parent: 101, group: 103, start: 1_003 });
+    await descendants.look();
+    await eventually('so is the other', () => signals.includes('SIGKILL 103'));
+    processes.delete(101);
+    expect(await ended).toEqual([]);
   });
 
   it('is not waited for longer than was said, though files do not answer', async () => {

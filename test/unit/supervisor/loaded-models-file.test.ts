@@ -277,6 +277,30 @@ describe('the list of loaded models', () => {
     expect([written.at(-1), writtenAbsent.at(-1)]).toEqual([['b', 'a', 'c'], ['x']]);
   });
 
+  it('has no model of the last run that was told to go before that list was there', async () => {
+    let arrive: (list: LoadedList) => void = () => undefined;
+    const late = new Promise<LoadedList>((resolve) => (arrive = resolve));
+    const { cameBack, written, loads, ends, finds, passes } = rig([], [], late);
+    finds('a', 'b');
+    loads('a', 'b');
+    ends('a', 'unloaded');
+    ends('b', 'evicted');
+    loads('b');
+    arrive({ models: ['a', 'b'], absent: [] });
+    await passes();
+    finds();
+    await passes();
+    expect(cameBack).toEqual([]);
+    expect(written.at(-1)).toEqual(['b']);
+  });
+
+  it('has what was loaded before it was followed', async () => {
+    const { loaded, events, written, passes } = rig(['a'], [{ model: 'b', since: new Date().toISOString() }]);
+    loaded.listenTo(events, ['b']);
+    await passes();
+    expect(written.at(-1)).toEqual(['b', 'a']);
+  });
+
   it('of a run that ends before that of the last one was there is not written, and nothing comes back', async () => {
     let arrive: (list: LoadedList) => void = () => undefined;
     const late = new Promise<LoadedList>((resolve) => (arrive = resolve));

@@ -8,6 +8,7 @@ function rig({ modelsMax }: { modelsMax: number }) {
   const errors: unknown[] = [];
   const problems = new Map<string, string>();
   const slow = new Map<string, Promise<void>>();
+  const calledOff = new Set<string>();
   const loads = new OwnLoads({
     modelsMax,
     catalog: {
@@ -36,8 +37,9 @@ function rig({ modelsMax }: { modelsMax: number }) {
     taken,
     errors,
     problems,
+    calledOff,
     inOrder: (...models: string[]) => loads.inOrder(models, onError),
-    ifItFits: (model: string) => loads.ifItFits(model, onError),
+    ifItFits: (model: string) => loads.ifItFits(model, () => !calledOff.has(model), onError),
     /** Its files are read until the function that this returns is called. */
     reading: (model: string): (() => void) => {
       let end: () => void = () => undefined;
@@ -79,6 +81,27 @@ describe('loads that nobody asks for', () => {
     read();
     expect(await isLoaded).toBe(false);
     expect(taken).toEqual(['asked for']);
+  });
+
+  it('do not come when they were called off while the files were read', async () => {
+    const { taken, calledOff, ifItFits, reading } = rig({ modelsMax: 0 });
+    const read = reading('back');
+    const isLoaded = ifItFits('back');
+    calledOff.add('back');
+    read();
+    expect(await isLoaded).toBe(false);
+    expect(taken).toEqual([]);
+  });
+
+  it('at the start are none for a model that a request has loaded meanwhile', async () => {
+    const { taken, errors, inOrder, reading } = rig({ modelsMax: 0 });
+    const read = reading('first');
+    const started = inOrder('first', 'second');
+    taken.push('second');
+    read();
+    await started;
+    expect(taken).toEqual(['second', 'first']);
+    expect(errors).toEqual([]);
   });
 
   it('are none for a model that is loaded already, or whose files are not whole', async () => {
