@@ -48,15 +48,10 @@ import { Downloads } from './supervisor/downloads.js';
 import { followDisk } from './supervisor/follow-disk.js';
 import { Launcher } from './supervisor/launcher.js';
 import { loadAtStart } from './supervisor/load-at-start.js';
-import {
-  LoadedModels,
-  loadedModelsFile,
-  logForgotten,
-  modelsToRestore,
-  writeLoadedModels,
-} from './supervisor/loaded-models-file.js';
+import type { LoadedModels } from './supervisor/loaded-models.js';
 import { OwnLoads } from './supervisor/own-loads.js';
 import { warnIfOpenToOthers } from './supervisor/open-to-others.js';
+import { keepLoaded } from './supervisor/restore.js';
 
 export interface SupervisorOptions {
   readonly settings: Settings;
@@ -332,14 +327,10 @@ export class Supervisor {
     warnIfOpenToOthers({ listeners, hasKeys: !keys.ring.isEmpty, isVertex: vertex !== undefined, log });
     if (settings.restore) {
       loaded = await keepLoaded({ env, settings, main, launcher, scheduler, loads, log });
+      onFailure(() => loaded?.close());
+      // Requests have been taken since it listens.
+      loaded.listenTo(events, scheduler.loaded);
     }
-    onFailure(() => loaded?.close());
-    // Requests have been taken since it listens.
-    const loadedBefore = catalog.current.models.filter(({ id }) => scheduler.status(id).value === 'loaded');
-    loaded?.listenTo(
-      events,
-      loadedBefore.map(({ id }) => id),
-    );
     loadAtStart({ catalog, loads, modelsMax, first: loadFirst, restored: loaded?.models ?? [], log });
 
     // 5. Follow the disk.
@@ -465,57 +456,6 @@ function reportDefaultModel(catalog: Catalog, { defaultModel }: Settings, log: L
   log.warn(
     { defaultModel, models },
     '--default-model: there is no such model; requests must name theirs until there is',
-  );
-}
-
-interface KeepLoadedOptions {
-  readonly env: NodeJS.ProcessEnv;
-  readonly settings: Settings;
-  /** Where it listens. */
-  readonly main: Endpoint;
-  readonly launcher: Launcher;
-  readonly scheduler: Scheduler;
-  readonly loads: OwnLoads;
-  readonly log: Logger;
-}
-
-/** The list of the models that are loaded, which begins with those that were when the last run ended. */
-async function keepLoaded({
-  env,
-  settings,
-  main,
-  launcher,
-  scheduler,
-  loads,
-  log,
-}: KeepLoadedOptions): Promise<LoadedModels> {
-  // A port that the system chooses is another one each time.
-  const file = loadedModelsFile(env, settings.port === 0 && !('socketPath' in main) ? { port: 0 } : main);
-  const { modelsMax } = settings;
-  const restored = await modelsToRestore({
-    file,
-    refusal: (model) => launcher.refusal(model),
-    modelsMax,
-    log,
-  });
-  const { models } = restored;
-  if (models.length > 0) log.info({ models }, '--restore: loading what was loaded');
-  return new LoadedModels(
-    {
-      write: (list) => writeLoadedModels(file, list),
-      comeBack: async (absent, isWanted) => {
-        const isLoaded = await loads.ifItFits(absent, isWanted, (model, err) =>
-          log.warn({ model, err }, '--restore: a model that was left out could not be loaded'),
-        );
-        if (isLoaded) log.info({ model: absent }, '--restore: loading a model that was left out');
-        return isLoaded;
-      },
-      onForgotten: (absent) => logForgotten(absent, log),
-      usedAt: (model) => scheduler.usedAt(model),
-      onError: (error) =>
-        log.error({ err: error, file }, '--restore: the list of loaded models cannot be kept'),
-    },
-    restored,
   );
 }
 

@@ -366,6 +366,12 @@ export class Scheduler {
     return Array.from(this.#running.values(), ({ instance }) => instance.pid ?? []).flat();
   }
 
+  /** The models that have got ready and still run. */
+  get loaded(): readonly string[] {
+    const ready = [...this.#running].filter(([, { readySince }]) => readySince !== undefined);
+    return ready.map(([model]) => model);
+  }
+
   /** Slots that are taken, or will be by models that are waited for. */
   get slotsTaken(): number {
     const waitedFor = this.#queue.entries().filter(({ model }) => !this.#running.has(model));
