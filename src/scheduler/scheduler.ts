@@ -27,6 +27,7 @@ import {
   wallTimeOf,
   type Running,
 } from './running.js';
+import { SecondTries } from './second-tries.js';
 
 export type { Outcome } from '../instance/state.js';
 export { shuttingDown } from './refusals.js';
@@ -105,18 +106,8 @@ const provenAfterMs = 60_000;
 /** Failures that are so far apart have nothing to do with each other. Milliseconds. */
 const forgetAfterMs = 600_000;
 
-const noModels: ReadonlySet<string> = new Set();
-
 /** Models that a refusal names. */
 const namedHolders = 8;
-
-/** A load that has failed and is tried once more. */
-interface Retry {
-  /** Models that were stopped for it, because it ran out of memory: that is done once, whatever it fails by after that. */
-  readonly evicted: readonly string[];
-  /** What has to be gone before: these, and what was stopping then. */
-  readonly clearing: readonly Instance[];
-}
 
 interface Past {
   readonly port: number;
@@ -140,10 +131,7 @@ export class Scheduler {
   readonly #queue: WaitQueue<Lease | undefined>;
   readonly #budget: RestartBudget;
   readonly #leftBehind = new Map<string, Set<LeftBehind>>();
-  /** Models whose load is tried once more. */
-  readonly #retries = new Map<string, Retry>();
-  /** Models that ran out of memory also without these others, until something else is known of them. */
-  readonly #misfits = new Map<string, ReadonlySet<string>>();
+  readonly #secondTries = new SecondTries();
   /** Models that take no request until they are gone or given back, and what requests are told. */
   readonly #withdrawn = new Map<string, RouterError>();
   /** Models whose instances take no new leases, so that they become idle for models that are starving. */
@@ -243,7 +231,7 @@ export class Scheduler {
    */
   unload(model: string, { force }: { force: boolean } = { force: false }): void {
     const running = this.#running.get(model);
-    if (!running && this.#retries.delete(model)) {
+    if (!running && this.#secondTries.callOff(model)) {
       // It was about to be loaded once more.
       this.#queue.refuse(model, notRunning(model));
       this.#tick();
@@ -513,10 +501,8 @@ export class Scheduler {
 
   #decideAndAct(): void {
     clearTimeout(this.#fairnessTimer);
-    for (const model of this.#retries.keys()) {
-      // Nobody waits for its second try any more.
-      if (!this.#running.has(model) && !this.#queue.isWanted(model)) this.#retries.delete(model);
-    }
+    // Where nobody waits any more there is no second try.
+    this.#secondTries.callOffUnless((model) => this.#running.has(model) || this.#queue.isWanted(model));
     if (this.#closed || this.#queue.size === 0) {
       this.#held = [];
       return;
@@ -527,7 +513,7 @@ export class Scheduler {
       instances: Array.from(this.#running, ([model, running]) => view(model, running)),
       queue: this.#queue.entries(),
       held: this.#held,
-      cramped: this.#retries.size === 0 ? noModels : this.#notCleared(),
+      cramped: this.#secondTries.cramped,
       now,
       fairAfter: this.#options.fairAfterMs,
     });
@@ -544,14 +530,6 @@ export class Scheduler {
     for (const model of stop) this.#running.get(model)?.instance.stop('evicted');
     for (const model of start) this.#start(model);
     this.#armFairness(now);
-  }
-
-  /** The models for which there is still something to go. */
-  #notCleared(): ReadonlySet<string> {
-    const waiting = [...this.#retries].filter(([, { clearing }]) =>
-      clearing.some(({ state }) => state.name !== 'exited'),
-    );
-    return new Set(waiting.map(([model]) => model));
   }
 
   /** Looks again when the next entry has waited long enough to starve. */
@@ -600,8 +578,7 @@ export class Scheduler {
         // With --in-flight-max not all who have waited for the load are served now.
         if (running.readySince === undefined) this.#queue.boundAnew(model);
         running.readySince ??= running.lastUsed = performance.now();
-        this.#retries.delete(model);
-        this.#misfits.delete(model);
+        this.#secondTries.succeeded(model);
         break;
       case 'stopping':
         // Whoever waits for a load that took too long hears of that when the child's last words are known.
@@ -646,12 +623,10 @@ export class Scheduler {
       this.#queue.boundAnew(model);
       return;
     }
-    const evicted = this.#retries.get(model)?.evicted ?? [];
-    this.#retries.delete(model);
+    const evicted = this.#secondTries.evictedFor(model);
+    this.#secondTries.callOff(model);
     const isOutdated = this.#past.get(model)?.outcome === undefined;
-    if (isMisfit && evicted.length > 0 && !isOutdated) {
-      this.#misfits.set(model, new Set([...(this.#misfits.get(model) ?? []), ...evicted]));
-    }
+    if (isMisfit && evicted.length > 0 && !isOutdated) this.#secondTries.noteMisfit(model, evicted);
     const pause = isOutdated ? undefined : this.#budget.failed(model, outcome);
     if (outcome.phase === 'running') {
       if (pause) this.#queue.refuse(model, restartPaused(model, pause));
@@ -659,12 +634,12 @@ export class Scheduler {
     }
     // What was killed, or crashed, may have met with something of the moment; a second time in a row brings a pause.
     if (outcome.cause === 'signal' && !pause && this.#isStillWanted(running)) {
-      this.#retries.set(model, { evicted, clearing: [] });
+      this.#secondTries.begin(model, { evicted, clearing: [] });
       this.#queue.boundAnew(model);
       this.#effects.events.emit({ type: 'model.retrying', model, reason: outcome.message, evicted: [] });
       return;
     }
-    const without = [...(this.#misfits.get(model) ?? evicted)];
+    const without = [...(this.#secondTries.misfitWithout(model) ?? evicted)];
     this.#queue.refuse(model, loadFailed(model, outcome, { pauseMs: pause?.leftMs, without }));
   }
 
@@ -688,17 +663,17 @@ export class Scheduler {
    */
   #makeRoomFor(running: Running, { message }: Outcome & { kind: 'failed' }): boolean {
     const model = running.instance.modelId;
-    if ((this.#retries.get(model)?.evicted.length ?? 0) > 0) return false;
+    if (this.#secondTries.evictedFor(model).length > 0) return false;
     const all = [...this.#running.values()];
     const idle = all.filter(
       (other) => other.leases === 0 && other.readySince !== undefined && !isStopping(other),
     );
     const evicted = idle.map(({ instance }) => instance.modelId);
-    const known = this.#misfits.get(model);
+    const known = this.#secondTries.misfitWithout(model);
     if (evicted.every((id) => known?.has(id))) return false;
     if (!this.#isStillWanted(running)) return false;
     const clearing = all.filter((other) => idle.includes(other) || isStopped(other));
-    this.#retries.set(model, { evicted, clearing: clearing.map(({ instance }) => instance) });
+    this.#secondTries.begin(model, { evicted, clearing: clearing.map(({ instance }) => instance) });
     this.#effects.events.emit({ type: 'model.retrying', model, reason: message, evicted });
     for (const { instance } of idle) instance.stop('evicted');
     return true;
@@ -707,7 +682,7 @@ export class Scheduler {
   /** Whatever failed before: it is another model now, or gone, or somebody wants it to be tried at once. */
   #forgive(model: string): void {
     this.#budget.reset(model);
-    this.#misfits.delete(model);
+    this.#secondTries.forgive(model);
   }
 
   /** For how long the model is not started again by requests, because it has failed again and again. Milliseconds. */
