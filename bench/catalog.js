@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { fileURLToPath } from 'node:url';
 import { findLlamaServer, noBinaryMessage } from '../dist/config/binary.js';
-import { BenchError } from './bench-error.js';
+import { BenchError } from './command.js';
 import { startNative, startOurs } from './contenders.js';
 import { stopServers } from './processes.js';
 import { median } from './statistics.js';

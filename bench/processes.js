@@ -3,7 +3,7 @@
 import { spawn } from 'node:child_process';
 import { openSync, closeSync, readFileSync, readdirSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
-import { BenchError } from './bench-error.js';
+import { BenchError } from './command.js';
 
 const POLL_MS = 20;
 const START_DEADLINE_MS = 60_000;

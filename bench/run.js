@@ -4,13 +4,12 @@
  */
 import { fork, spawnSync } from 'node:child_process';
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { constants, cpus, loadavg, release, tmpdir } from 'node:os';
+import { cpus, loadavg, release, tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { findLlamaServer, noBinaryMessage } from '../dist/config/binary.js';
 import { writeKnownAnswerModel } from '../dist/demo/known-answer-model.js';
-import { BenchError } from './bench-error.js';
+import { BenchError, interruption, optionValues, runCommand } from './command.js';
 import { hasNginx, startDirect, startNative, startNginx, startOurs } from './contenders.js';
 import { cpuSeconds, stopServers } from './processes.js';
 import { monotonicUs, mostExpensive, readProfile } from './profile.js';
@@ -33,15 +32,7 @@ const patienceMs = 60_000;
 const resultsDirectory = fileURLToPath(new URL('results/', import.meta.url));
 const generatorScript = fileURLToPath(new URL('load-generator.js', import.meta.url));
 
-main(process.argv.slice(2)).then(
-  (exitCode) => process.exit(exitCode),
-  (error) => {
-    // An unusable binary that was named explicitly comes with a message for people, too.
-    const isForPeople = error instanceof BenchError || error.name === 'UnusableBinaryError';
-    console.error(isForPeople ? `bench: ${error.message}` : error);
-    process.exit(1);
-  },
-);
+runCommand('bench', main);
 
 async function main(args) {
   const options = readOptions(args);
@@ -59,22 +50,18 @@ async function main(args) {
 }
 
 function readOptions(args) {
-  let values;
-  try {
-    ({ values } = parseArgs({
-      args,
-      options: {
-        rounds: { type: 'string' },
-        seconds: { type: 'string' },
-        only: { type: 'string', multiple: true, default: Object.keys(workloads) },
-        quick: { type: 'boolean', default: false },
-        profile: { type: 'boolean', default: false },
-        help: { type: 'boolean', default: false },
-      },
-    }));
-  } catch (error) {
-    throw new BenchError(`${error.message}\n\n${HELP}`);
-  }
+  const values = optionValues(
+    args,
+    {
+      rounds: { type: 'string' },
+      seconds: { type: 'string' },
+      only: { type: 'string', multiple: true, default: Object.keys(workloads) },
+      quick: { type: 'boolean', default: false },
+      profile: { type: 'boolean', default: false },
+      help: { type: 'boolean', default: false },
+    },
+    HELP,
+  );
   const { only, quick, profile, help } = values;
   const rounds = Number(values.rounds ?? (quick ? 2 : 5));
   const seconds = Number(values.seconds ?? (quick ? 0.3 : 1));
@@ -85,19 +72,6 @@ function readOptions(args) {
     throw new BenchError(`--only ${unknown}: not one of ${Object.keys(workloads).join(', ')}`);
   }
   return { rounds, seconds, only, profile, help };
-}
-
-/** Settles with the exit status once a signal came; a second one ends this process at once. */
-function interruption() {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-      const status = 128 + constants.signals[signal];
-      process.once(signal, () => {
-        process.once(signal, () => process.exit(status));
-        resolve(status);
-      });
-    }
-  });
 }
 
 async function bench(options, directory) {

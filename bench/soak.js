@@ -4,11 +4,10 @@
  */
 import { existsSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { constants, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { findLlamaServer, noBinaryMessage } from '../dist/config/binary.js';
-import { BenchError } from './bench-error.js';
+import { BenchError, interruption, optionValues, runCommand } from './command.js';
 import { renderReport } from './soak/report.js';
 import { Soak } from './soak/soak.js';
 
@@ -26,14 +25,7 @@ Ends with 1 when something is not 0 that must be. Its files are kept then.
 /** A process that is just ending may still be writing into it. */
 const gone = { recursive: true, force: true, maxRetries: 5, retryDelay: 50 };
 
-main(process.argv.slice(2)).then(
-  (exitCode) => process.exit(exitCode),
-  (error) => {
-    const isForPeople = error instanceof BenchError || error.name === 'UnusableBinaryError';
-    console.error(isForPeople ? `soak: ${error.message}` : error);
-    process.exit(1);
-  },
-);
+runCommand('soak', main);
 
 async function main(args) {
   const options = readOptions(args);
@@ -69,38 +61,21 @@ async function main(args) {
 }
 
 function readOptions(args) {
-  let values;
-  try {
-    ({ values } = parseArgs({
-      args,
-      options: {
-        minutes: { type: 'string', default: '1' },
-        rate: { type: 'string', default: '15' },
-        seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 32)) },
-        json: { type: 'string' },
-        help: { type: 'boolean', default: false },
-      },
-    }));
-  } catch (error) {
-    throw new BenchError(`${error.message}\n\n${HELP}`);
-  }
+  const values = optionValues(
+    args,
+    {
+      minutes: { type: 'string', default: '1' },
+      rate: { type: 'string', default: '15' },
+      seed: { type: 'string', default: String(Math.floor(Math.random() * 2 ** 32)) },
+      json: { type: 'string' },
+      help: { type: 'boolean', default: false },
+    },
+    HELP,
+  );
   const [minutes, rate] = [Number(values.minutes), Number(values.rate)];
   if (!(minutes > 0)) throw new BenchError('--minutes is not a number above 0');
   if (!(rate > 0 && rate <= 1000)) throw new BenchError('--rate is not a number between 0 and 1000');
   return { seconds: minutes * 60, rate, seed: values.seed, json: values.json, help: values.help };
-}
-
-/** Settles with the exit status once a signal came; a second one ends this process at once. */
-function interruption() {
-  return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
-      const status = 128 + constants.signals[signal];
-      process.once(signal, () => {
-        process.once(signal, () => process.exit(status));
-        resolve(status);
-      });
-    }
-  });
 }
 
 function say(message) {

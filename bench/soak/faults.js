@@ -1,5 +1,6 @@
 /** What is done to the supervisor while it serves: its children are killed and stopped, models change and are unloaded. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { Arrivals } from './arrivals.js';
 import { isAlive } from './process-table.js';
 import { judge } from './requests.js';
 import { ids, loadable } from './served-models.js';
@@ -18,9 +19,7 @@ const absentMs = [300, 3_000];
 
 export class Faults {
   #options;
-  #stopping = new AbortController();
-  #running = Promise.resolve();
-  #ongoing = new Set();
+  #arrivals;
   /** Children that are stopped: they are left to what they are stopped for. */
   #stopped = new Set();
   #actions = [
@@ -47,32 +46,26 @@ export class Faults {
    */
   constructor(options) {
     this.#options = options;
+    const { random } = options;
+    this.#arrivals = new Arrivals({ random, meanMs: meanIntervalMs, arrive: () => this.#do() });
   }
 
   start() {
-    this.#stopping = new AbortController();
-    this.#running = this.#run(this.#stopping.signal);
+    this.#arrivals.start();
   }
 
   /** Nothing new is done; settles when everything has been undone that is to be. */
-  async pause() {
-    this.#stopping.abort();
-    await this.#running;
-    while (this.#ongoing.size > 0) await Promise.all(this.#ongoing);
+  pause() {
+    return this.#arrivals.pause();
   }
 
-  async #run(signal) {
+  #do() {
     const { random, tally } = this.#options;
-    while (!signal.aborted) {
-      await delay(random.exponential(meanIntervalMs), undefined, { signal }).catch(() => undefined);
-      if (signal.aborted) return;
-      const action = random.weighted(this.#actions);
-      const fault = action().catch((error) =>
-        tally.complain('fault', `the soak itself failed: ${error.stack}`),
-      );
-      this.#ongoing.add(fault);
-      void fault.finally(() => this.#ongoing.delete(fault));
-    }
+    const action = random.weighted(this.#actions);
+    const fault = action().catch((error) =>
+      tally.complain('fault', `the soak itself failed: ${error.stack}`),
+    );
+    this.#arrivals.follow(fault);
   }
 
   async #killChild() {
@@ -103,7 +96,7 @@ export class Faults {
     this.#stopped.add(child.identity.pid);
     signal(child.identity, 'SIGSTOP');
     const deadline = performance.now() + hungMs;
-    while (isAlive(child.identity) && performance.now() < deadline && !this.#stopping.signal.aborted) {
+    while (isAlive(child.identity) && performance.now() < deadline && !this.#arrivals.isPausing) {
       await delay(100);
     }
     signal(child.identity, 'SIGCONT');

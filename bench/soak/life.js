@@ -4,7 +4,7 @@ import { closeSync, openSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parentDeathPrefix } from '../../dist/instance/parent-death.js';
-import { BenchError } from '../bench-error.js';
+import { BenchError } from '../command.js';
 import { Client } from './client.js';
 import {
   descriptorsOf,

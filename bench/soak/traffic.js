@@ -1,5 +1,5 @@
 /** The clients: random arrivals, now and then many at once, until they are told to pause. */
-import { setTimeout as delay } from 'node:timers/promises';
+import { Arrivals } from './arrivals.js';
 import { anyKind, kinds, kindsForAnyTalker } from './requests.js';
 import { ids } from './served-models.js';
 
@@ -18,13 +18,10 @@ export const queueMax = 300;
 export class Traffic {
   #asking;
   #random;
-  #rate;
   #isServing;
   #tally;
   #ledger;
-  #outstanding = new Set();
-  #stopping = new AbortController();
-  #running = Promise.resolve();
+  #arrivals;
   #count = 0;
 
   /**
@@ -40,34 +37,24 @@ export class Traffic {
   constructor({ client, models, random, rate, isServing, tally, ledger }) {
     this.#asking = { client, models };
     this.#random = random;
-    this.#rate = rate;
     this.#isServing = isServing;
     this.#tally = tally;
     this.#ledger = ledger;
+    this.#arrivals = new Arrivals({ random, meanMs: 1000 / rate, arrive: () => this.#arrive() });
   }
 
   start() {
-    this.#stopping = new AbortController();
-    this.#running = this.#run(this.#stopping.signal);
+    this.#arrivals.start();
   }
 
   /** Nothing new is asked; settles when everything has been answered. */
-  async pause() {
-    this.#stopping.abort();
-    await this.#running;
-    while (this.#outstanding.size > 0) await Promise.all(this.#outstanding);
-  }
-
-  async #run(signal) {
-    while (!signal.aborted) {
-      await delay(this.#random.exponential(1000 / this.#rate), undefined, { signal }).catch(() => undefined);
-      if (!signal.aborted) this.#arrive();
-    }
+  pause() {
+    return this.#arrivals.pause();
   }
 
   #arrive() {
     const random = this.#random;
-    if (this.#outstanding.size >= maxOutstanding) {
+    if (this.#arrivals.ongoing >= maxOutstanding) {
       this.#tally.skipped += 1;
     } else if (random.chance(floodShare)) {
       if (this.#isServing()) this.#flood();
@@ -93,8 +80,7 @@ export class Traffic {
     this.#count += 1;
     const random = this.#random.named(String(this.#count));
     const exchange = this.#ask(kind, random, model);
-    this.#outstanding.add(exchange);
-    void exchange.finally(() => this.#outstanding.delete(exchange));
+    this.#arrivals.follow(exchange);
     return exchange;
   }
 

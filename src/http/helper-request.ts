@@ -62,7 +62,6 @@ export async function sendToHelper(
   const { outgoing, trace } = c.env;
   for (let attempt = 1; ; attempt += 1) {
     const { upstream, ended } = await readyFor(c, helper);
-    trace.admittedAt ??= performance.now();
     const onFirstByte = (): void => {
       trace.firstByteAt ??= performance.now();
     };

@@ -175,7 +175,7 @@ async function forward(options: ProxyOptions, c: ProxyContext, request: ForwardR
       attached ??
       options.scheduler.tryAcquire(model.id, request) ??
       (await waitForLease(options, c, request));
-    trace.admittedAt ??= performance.now();
+    trace.isForwarded = true;
     try {
       if (options.fakeDelayMs > 0) await delay(options.fakeDelayMs);
       if (turn?.stopped.aborted) throw stoppedMeanwhile(model.id);
@@ -335,7 +335,7 @@ function beginEarly(
 ): EarlyStream {
   return new EarlyStream(outgoing, streamPings, {
     stage: () => {
-      const isForwarded = trace.admittedAt !== undefined && trace.wait?.goesOn !== true;
+      const isForwarded = trace.isForwarded && trace.wait?.goesOn !== true;
       return stageOf(model, scheduler.status(model), isForwarded);
     },
     timing: () => trace.wait && serverTiming(trace.wait.times),

@@ -13,7 +13,8 @@ export interface RequestTrace {
   model: string | undefined;
   /** Set when it could not be admitted at once. */
   wait: ModelWait | undefined;
-  admittedAt: number | undefined;
+  /** Whether it has been forwarded to a child. */
+  isForwarded: boolean;
   firstByteAt: number | undefined;
   /** What its child answered, when another status had been sent already: the stream had been begun. */
   childStatus: number | undefined;
@@ -37,7 +38,7 @@ class Trace implements RequestTrace {
   route = 'other';
   model: string | undefined;
   wait: ModelWait | undefined;
-  admittedAt: number | undefined;
+  isForwarded = false;
   firstByteAt: number | undefined;
   childStatus: number | undefined;
   error: RouterError | undefined;

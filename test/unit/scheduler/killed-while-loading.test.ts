@@ -5,17 +5,10 @@ import { passes, Rig, settled, stopTheClock } from './scheduler-rig.js';
 beforeEach(stopTheClock);
 afterEach(() => void vi.useRealTimers());
 
-async function isKilled(rig: Rig, model: string): Promise<void> {
-  const instance = rig.instance(model);
-  instance.failsBy = 'signal';
-  instance.exits();
-  await settled();
-}
-
 it('who waits is served by the next instance', async () => {
   const rig = new Rig({ modelsMax: 1 });
   const asks = [await rig.ask('a'), await rig.ask('a')];
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
   expect(rig.launches).toEqual(['a', 'a']);
   expect(rig.scheduler.status('a').failures).toBe(1);
   rig.instance('a').becomesReady();
@@ -26,8 +19,8 @@ it('who waits is served by the next instance', async () => {
 it('a second time in a row they are refused, and told what it said', async () => {
   const rig = new Rig({ modelsMax: 1 });
   const ask = await rig.ask('a');
-  await isKilled(rig, 'a');
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
+  await rig.fails('a', 'signal');
   expect(rig.launches).toEqual(['a', 'a']);
   expect(ask.error?.code).toBe('load_failed');
   expect(ask.error?.details.lastLines).toContain('unknown model architecture');
@@ -48,15 +41,15 @@ it('nor is one whose clients have left', async () => {
   const ask = await rig.ask('a');
   ask.leave();
   await settled();
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
   expect(rig.launches).toEqual(['a']);
 });
 
 it('one that was asked for by hand, which was answered already, is tried once more', async () => {
   const rig = new Rig({ modelsMax: 1 });
   await rig.ask('a', 'load');
-  await isKilled(rig, 'a');
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
+  await rig.fails('a', 'signal');
   expect(rig.launches).toEqual(['a', 'a']);
 });
 
@@ -64,7 +57,7 @@ it('nothing is started any more when all is being stopped', async () => {
   const rig = new Rig({ modelsMax: 1 });
   await rig.ask('a', 'load');
   rig.scheduler.close();
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
   expect(rig.launches).toEqual(['a']);
 });
 
@@ -73,7 +66,7 @@ it('who has waited for longer than --queue-timeout while it was loading is not r
   const first = await rig.ask('a');
   const second = await rig.ask('b');
   await passes(5_000);
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
   expect(rig.launches).toEqual(['a', 'a']);
   expect([first, second].map(({ error }) => error?.code)).toEqual([undefined, 'queue_timeout']);
 });
@@ -83,7 +76,7 @@ it('one that waits for its second try can be called off', async () => {
   await rig.ask('a', 'load');
   await passes(1);
   const other = await rig.ask('b');
-  await isKilled(rig, 'a');
+  await rig.fails('a', 'signal');
   // The slot went to who has waited longer.
   expect(rig.launches).toEqual(['a', 'b']);
   rig.scheduler.unload('a');

@@ -5,20 +5,12 @@ import { passes, Rig, settled, stopTheClock } from './scheduler-rig.js';
 beforeEach(stopTheClock);
 afterEach(() => void vi.useRealTimers());
 
-/** The model's load runs out of memory. */
-async function runsOut(rig: Rig, model: string): Promise<void> {
-  const instance = rig.instance(model);
-  instance.failsBy = 'out of memory';
-  instance.exits();
-  await settled();
-}
-
 it('what is idle is stopped, and the load tried once more when that has gone', async () => {
   const rig = new Rig({ modelsMax: 0 });
   const idle = [await rig.loadIdle('a'), await rig.loadIdle('b')];
   const busy = await rig.askAndLoad('busy');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(idle.map(({ stopReason }) => stopReason)).toEqual(['evicted', 'evicted']);
   expect(rig.instance('busy').stopReason).toBeUndefined();
 
@@ -38,12 +30,12 @@ it('a second time it is refused, and the refusal says what was stopped for it', 
   const rig = new Rig({ modelsMax: 0 });
   const idle = await rig.loadIdle('a');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   idle.exits();
   await settled();
   // Something else has become idle meanwhile: that is left alone.
   await rig.loadIdle('b');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(ask.error?.code).toBe('out_of_memory');
   expect(ask.error?.status).toBe(503);
   expect(Number(ask.error?.headers['Retry-After'])).toBeGreaterThan(0);
@@ -56,7 +48,7 @@ it('who waits for the second try has --queue-timeout from then on, and no longer
   await rig.loadIdle('a');
   const ask = await rig.ask('large');
   await passes(5_000);
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   await passes(999);
   expect(ask.error).toBeUndefined();
   await passes(1);
@@ -67,7 +59,7 @@ it('it is refused at once when nothing is idle', async () => {
   const rig = new Rig({ modelsMax: 0 });
   await rig.askAndLoad('busy');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(ask.error?.code).toBe('out_of_memory');
   expect(ask.error?.message).toContain('nothing idle could make room');
   expect(rig.instance('busy').stopReason).toBeUndefined();
@@ -77,7 +69,7 @@ it('an explicit load, which was answered already, is tried once more, too', asyn
   const rig = new Rig({ modelsMax: 0 });
   const idle = await rig.loadIdle('a');
   await rig.ask('large', 'load');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(idle.stopReason).toBe('evicted');
   idle.exits();
   await settled();
@@ -89,7 +81,7 @@ it('it is not tried again for a client that has left', async () => {
   const rig = new Rig({ modelsMax: 0 });
   const idle = await rig.loadIdle('a');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   ask.leave();
   await settled();
   idle.exits();
@@ -98,7 +90,7 @@ it('it is not tried again for a client that has left', async () => {
   // The next one gets a try of its own, with room made for it.
   const other = await rig.loadIdle('b');
   await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(other.stopReason).toBe('evicted');
 });
 
@@ -107,7 +99,7 @@ it('it is tried again for who waits for it, also when somebody only looks', asyn
   const idle = await rig.loadIdle('a');
   await rig.ask('large', 'load');
   await rig.ask('large', 'look');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   idle.exits();
   await settled();
   expect(rig.launches).toEqual(['a', 'large', 'large']);
@@ -119,7 +111,7 @@ it('a load that nobody waits for any more stops nothing', async () => {
   const ask = await rig.ask('large');
   ask.leave();
   await settled();
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(idle.stopReason).toBeUndefined();
   expect(rig.launches).toEqual(['a', 'large']);
 });
@@ -128,10 +120,10 @@ it('what it did not fit without is not stopped for it again, until it is asked f
   const rig = new Rig({ modelsMax: 0 });
   const failsTwice = async () => {
     const ask = await rig.ask('large');
-    await runsOut(rig, 'large');
+    await rig.fails('large', 'out of memory');
     rig.instance('a').exits();
     await settled();
-    await runsOut(rig, 'large');
+    await rig.fails('large', 'out of memory');
     return ask;
   };
   await rig.loadIdle('a');
@@ -140,14 +132,14 @@ it('what it did not fit without is not stopped for it again, until it is asked f
 
   const again = await rig.loadIdle('a');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect(again.stopReason).toBeUndefined();
   expect(ask.error?.message).toContain('also without a');
   vi.advanceTimersByTime(400_000);
 
   const other = await rig.loadIdle('b');
   await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   expect([again.stopReason, other.stopReason]).toEqual(['evicted', 'evicted']);
 });
 
@@ -156,7 +148,7 @@ it('its second try waits for what was stopped for it, and for nothing that stops
   const idle = await rig.loadIdle('a');
   const later = await rig.askAndLoad('later');
   await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   later.finish();
   rig.scheduler.unload('later');
   await settled();
@@ -165,20 +157,12 @@ it('its second try waits for what was stopped for it, and for nothing that stops
   expect(rig.launches.filter((model) => model === 'large')).toHaveLength(2);
 });
 
-/** Somebody, or the system, kills the model while it loads. */
-async function isKilled(rig: Rig, model: string): Promise<void> {
-  const instance = rig.instance(model);
-  instance.failsBy = 'signal';
-  instance.exits();
-  await settled();
-}
-
 it('room is made for one, too, that was killed the time before', async () => {
   const rig = new Rig({ modelsMax: 0 });
   const idle = await rig.loadIdle('a');
   const ask = await rig.ask('large');
-  await isKilled(rig, 'large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'signal');
+  await rig.fails('large', 'out of memory');
   expect(idle.stopReason).toBe('evicted');
   idle.exits();
   await settled();
@@ -191,12 +175,12 @@ it('room is made once for those who wait, also when it is killed after that', as
   const rig = new Rig({ modelsMax: 0 });
   const idle = await rig.loadIdle('a');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   idle.exits();
   await settled();
   const later = await rig.loadIdle('b');
-  await isKilled(rig, 'large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'signal');
+  await rig.fails('large', 'out of memory');
   expect(rig.launches.filter((model) => model === 'large')).toHaveLength(3);
   expect(ask.error?.code).toBe('out_of_memory');
   expect(ask.error?.message).toContain('also without a');
@@ -207,7 +191,7 @@ it('an unload calls its second try off', async () => {
   const rig = new Rig({ modelsMax: 0 });
   const idle = await rig.loadIdle('a');
   const ask = await rig.ask('large');
-  await runsOut(rig, 'large');
+  await rig.fails('large', 'out of memory');
   rig.scheduler.unload('large');
   await settled();
   expect(ask.error?.code).toBe('model_unloaded_meanwhile');

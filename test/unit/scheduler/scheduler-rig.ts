@@ -3,7 +3,7 @@ import { vi } from 'vitest';
 import { RouterError } from '../../../src/errors.js';
 import { EventBus, type SupervisorEvent } from '../../../src/events/events.js';
 import type { Instance } from '../../../src/instance/instance.js';
-import type { StopReason } from '../../../src/instance/state.js';
+import type { FailureCause, StopReason } from '../../../src/instance/state.js';
 import { Scheduler, type Lease, type SchedulerOptions } from '../../../src/scheduler/scheduler.js';
 import { FakeInstance } from './fake-instance.js';
 
@@ -184,6 +184,14 @@ export class Rig {
     await settled();
     if (!ask.lease) throw new Error(`${model} was not admitted when it was ready`);
     return ask;
+  }
+
+  /** The model's run fails, and everything that follows at once happens. */
+  async fails(model: string, cause: FailureCause): Promise<void> {
+    const instance = this.instance(model);
+    instance.failsBy = cause;
+    instance.exits();
+    await settled();
   }
 
   /** Brings the model up without any request for it left. */

@@ -1,4 +1,0 @@
-/** What a person is told without a stack. */
-export class BenchError extends Error {
-  name = 'BenchError';
-}
